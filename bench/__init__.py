@@ -1,0 +1,1 @@
+"""Latency, accuracy, bytes and memory of bundles, and the report."""

@@ -1,0 +1,1 @@
+"""One command, `harmony`, a thin file per subcommand."""

@@ -1,0 +1,56 @@
+"""`harmony`: the command's table of contents and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from harmony.cli import data
+from harmony.core.errors import HarmonyError
+
+STORY = """On-device inference and training for hybrid split federated learning.
+
+A device answers what it knows at an early exit; what it does not know goes to the cloud as a feature, never as an image.
+
+\b
+  harmony demo                                  the whole story at once, on embedded images
+  harmony data                                  which client holds what
+  harmony train --out runs/first                checkpoint: front ends of every client, one back end
+  harmony evaluate runs/first                   accuracy over in- and out-of-distribution mixes
+  harmony export runs/first --out bundles/      bundles for devices (ONNX, ExecuTorch) and the cloud
+  harmony verify bundles/client-000             is it whole, and does it answer as promised
+  harmony serve bundles/cloud                   the fallback over HTTP (Open Inference Protocol v2)
+  harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
+  harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
+"""
+
+app = typer.Typer(
+    name="harmony", help=STORY, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("data")(data.show)
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except HarmonyError as error:
+        sys.exit(_complain(f"{type(error).__name__}: {error}", error.exit_code))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(_complain(f"StorageError: {error.filename or 'disk'}: {error.strerror} (free some space or choose another folder)", 2))
+    except KeyboardInterrupt:
+        sys.exit(_complain("interrupted", 130))
+
+
+def _complain(line: str, code: int) -> int:
+    sys.stderr.write(f"harmony: {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

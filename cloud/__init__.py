@@ -1,0 +1,1 @@
+"""The fallback service: Open Inference Protocol v2 over HTTP."""

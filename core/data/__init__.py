@@ -1,0 +1,1 @@
+"""Images and labels: named sets, folders and files."""

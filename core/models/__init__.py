@@ -1,0 +1,1 @@
+"""Model families. The only part of core that needs torch."""

@@ -1,0 +1,1 @@
+"""What runs on the phone: engines, early-exit loop, exit gate, fallback client. No torch."""

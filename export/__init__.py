@@ -1,0 +1,1 @@
+"""Checkpoint to device and cloud bundles: ONNX, ExecuTorch, parity."""

@@ -1,0 +1,1 @@
+"""HARMONY and its rivals: local step, server step, rounds, evaluation."""
