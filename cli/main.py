@@ -12,7 +12,7 @@ from harmony.core.errors import HarmonyError
 
 STORY = """On-device inference and training for hybrid split federated learning.
 
-A device answers what it knows at an early exit; what it does not know goes to the cloud as a feature, never as an image.
+A device answers what it knows at an early exit; what it does not know goes to the cloud, as a feature, not an image.
 
 \b
   harmony demo                                  the whole story at once, on embedded images
@@ -27,7 +27,11 @@ A device answers what it knows at an early exit; what it does not know goes to t
 """
 
 app = typer.Typer(
-    name="harmony", help=STORY, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="harmony",
+    help=STORY,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("data")(data.show)
@@ -42,7 +46,9 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        sys.exit(_complain(f"StorageError: {error.filename or 'disk'}: {error.strerror} (free some space or choose another folder)", 2))
+        sys.exit(
+            _complain(f"StorageError: {error.filename or 'disk'}: {error.strerror} (free or choose another folder)", 2)
+        )
     except KeyboardInterrupt:
         sys.exit(_complain("interrupted", 130))
 

@@ -46,7 +46,9 @@ class HarmonyError(Exception):
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, problem: str, *, where: object = None, field: str | None = None, mend: str | None = None) -> None:
+    def __init__(
+        self, problem: str, *, where: object = None, field: str | None = None, mend: str | None = None
+    ) -> None:
         self.problem = problem
         self.where = None if where is None else str(where)
         self.field = field

@@ -113,7 +113,7 @@ class Architecture(Frozen):
     """
 
     family: Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*$")]
-    width: Annotated[int, Field(ge=4, le=1024, multiple_of=4)]
+    width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
     depth: Annotated[int, Field(ge=1, le=16)]
 
     @classmethod
@@ -125,8 +125,8 @@ class Architecture(Frozen):
                 f"'{text}' is not an architecture", mend="write family-wWIDTH-dDEPTH, for example resnet-w16-d2"
             )
         family, width, depth = match.group(1), int(match.group(2)), int(match.group(3))
-        if width % 4 or not 4 <= width <= 1024 or not 1 <= depth <= 16:
-            raise ConfigError(f"'{text}' is out of range", mend="width: a multiple of 4 from 4 to 1024; depth: 1 to 16")
+        if width % 8 or not 8 <= width <= 1024 or not 1 <= depth <= 16:
+            raise ConfigError(f"'{text}' is out of range", mend="width: a multiple of 8 from 8 to 1024; depth: 1 to 16")
         return cls(family=family, width=width, depth=depth)
 
     def __str__(self) -> str:

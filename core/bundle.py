@@ -1,0 +1,153 @@
+"""Bundles: what a device and the cloud are given. Sealed folders with a typed manifest. No torch.
+
+A front end is run in two segments, so that a sample that leaves early costs only the first:
+
+    exit1:  image (1, C, H, W) float32, scaled by ImageSpec  →  hidden, logits1 (1, own), gate1 (1, classes)
+    exit2:  hidden  →  feature (1, *FeatureSpec), logits2 (1, own), gate2 (1, classes)
+
+`gate` outputs are there only if the exit's score needs them. Gate columns are labels, in the order of ClassMap.names.
+The back end is one segment: feature (n, *FeatureSpec) → probabilities (n, classes), whose columns are tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from harmony.core.errors import ArtifactCorrupt
+from harmony.core.scores import ScoreName, needs_gate
+from harmony.core.sealed import FileName, Manifest, require_files, unseal
+from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
+from harmony.core.wire import Codec
+
+EngineName = Literal["onnxruntime", "executorch"]
+ExitName = Literal["exit1", "exit2"]
+VECTORS = "vectors.safetensors"
+
+
+class Exit(Frozen):
+    """One early exit: leave here if the score is at least the threshold.
+
+    budget: share of held-out in-distribution samples that the threshold was set to let pass on (None if set by hand).
+    """
+
+    name: ExitName
+    score: ScoreName
+    threshold: Finite
+    budget: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Fallback(Frozen):
+    """How this device asks the cloud: the model's name there, and the codec of the feature on the wire."""
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "backend"
+    codec: Codec = "int8-zstd"
+
+
+class Tolerance(Frozen):
+    """How far an engine may lie from the reference on the test vectors: |a − b| ≤ absolute + relative · |b|."""
+
+    absolute: Annotated[float, Field(ge=0, le=1)] = 1e-4
+    relative: Annotated[float, Field(ge=0, le=1)] = 1e-3
+
+
+class DeviceManifest(Manifest):
+    """A front end for one client. `engines` maps an engine to its files by role.
+
+    Roles of `onnxruntime`: exit1, exit2 (one .onnx each); of `executorch`: program (a .pte with methods exit1, exit2).
+    """
+
+    FORMAT: ClassVar[str] = "harmony-device-bundle"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["harmony-device-bundle"] = "harmony-device-bundle"
+    format_version: Literal[1] = 1
+    harmony_version: str
+    run: str
+    method: str
+    client: Annotated[int, Field(ge=0)]
+    architecture: Architecture
+    dataset: str
+    image: ImageSpec
+    feature: FeatureSpec
+    classes: ClassMap
+    exits: Annotated[tuple[Exit, ...], Field(min_length=2, max_length=2)]
+    gate: bool
+    fallback: Fallback
+    engines: dict[EngineName, dict[str, FileName]]
+    tolerance: Tolerance = Tolerance()
+    parameters: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if tuple(one.name for one in self.exits) != ("exit1", "exit2"):
+            raise ValueError("exits must be exit1, then exit2")
+        if not self.gate and any(needs_gate(one.score) for one in self.exits):
+            raise ValueError("an exit's score needs a gate head, but the bundle has none")
+        if not self.engines:
+            raise ValueError("a bundle needs files for at least one engine")
+        return self
+
+
+class CloudManifest(Manifest):
+    """The back end of one run, for the cloud. Nothing in it says what a class is: its columns are tokens."""
+
+    FORMAT: ClassVar[str] = "harmony-cloud-bundle"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["harmony-cloud-bundle"] = "harmony-cloud-bundle"
+    format_version: Literal[1] = 1
+    harmony_version: str
+    run: str
+    method: str
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "backend"
+    feature: FeatureSpec
+    tokens: Annotated[int, Field(ge=2, le=100_000)]
+    program: FileName = "back_end.onnx"
+    tolerance: Tolerance = Tolerance()
+    parameters: Annotated[int, Field(ge=1)]
+
+
+def open_device_bundle(folder: Path) -> DeviceManifest:
+    """Check every byte of a device bundle and return its manifest; a named ArtifactError otherwise."""
+    manifest = unseal(folder, DeviceManifest)
+    require_files(manifest, {"vectors": VECTORS}, folder / "manifest.json")
+    for engine, roles in manifest.engines.items():
+        expected = {"exit1", "exit2"} if engine == "onnxruntime" else {"program"}
+        if set(roles) != expected:
+            raise ArtifactCorrupt(
+                f"needs the roles {sorted(expected)}", where=folder / "manifest.json", field=f"engines.{engine}"
+            )
+        require_files(manifest, roles, folder / "manifest.json")
+    return manifest
+
+
+def open_cloud_bundle(folder: Path) -> CloudManifest:
+    """Check every byte of a cloud bundle and return its manifest; a named ArtifactError otherwise."""
+    manifest = unseal(folder, CloudManifest)
+    require_files(manifest, {"vectors": VECTORS, "program": manifest.program}, folder / "manifest.json")
+    return manifest
+
+
+def write_vectors(path: Path, vectors: dict[str, NDArray[np.float32]]) -> None:
+    """Test vectors: inputs and the reference's outputs, first axis = samples.
+
+    Device: image, hidden, logits1, feature, logits2, and gate1, gate2 where there is a gate.
+    Cloud: feature, probabilities.
+    """
+    save_file({name: np.ascontiguousarray(value) for name, value in vectors.items()}, path)
+
+
+def read_vectors(path: Path) -> dict[str, NDArray[np.float32]]:
+    """What `write_vectors` wrote; ArtifactCorrupt if it cannot be parsed. Hash the file first."""
+    try:
+        vectors: dict[str, NDArray[np.float32]] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactCorrupt(f"cannot be read: {error}", where=path) from None
+    return vectors

@@ -1,0 +1,93 @@
+"""A trained federation on disk: every client's front end, the back end, and what is needed to export and judge them.
+
+A sealed folder (see `harmony.core.sealed`): manifest.json, back_end.safetensors, client-KKK.safetensors. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from harmony.core.bundle import Exit
+from harmony.core.errors import ArtifactCorrupt
+from harmony.core.sealed import Manifest, require_files, seal, sealing, unseal
+from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Frozen, ImageSpec
+
+Tensors = Mapping[str, NDArray[Any]]
+BACK_END = "back_end.safetensors"
+
+
+class ClientRecord(Frozen):
+    """One client of a trained federation. Its tensors lie in `client_file(index)`."""
+
+    index: Annotated[int, Field(ge=0)]
+    architecture: Architecture
+    classes: ClassMap
+    exits: tuple[Exit, Exit]
+    train_images: int
+    holdout_images: int
+
+
+class CheckpointManifest(Manifest):
+    """What was trained, how, and from which data. `config` is the whole training config (see harmony.core.config)."""
+
+    FORMAT: ClassVar[str] = "harmony-checkpoint"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["harmony-checkpoint"] = "harmony-checkpoint"
+    format_version: Literal[1] = 1
+    harmony_version: str
+    run: str
+    method: str
+    round: Annotated[int, Field(ge=0)]
+    config: dict[str, Any]
+    dataset: str
+    image: ImageSpec
+    feature: FeatureSpec
+    back_end_width: Annotated[int, Field(ge=4)]
+    gate: bool
+    clients: Annotated[tuple[ClientRecord, ...], Field(min_length=1)]
+
+
+def client_file(index: int) -> str:
+    """File name of a client's front end."""
+    return f"client-{index:03d}.safetensors"
+
+
+def save_checkpoint(
+    folder: Path, manifest: CheckpointManifest, back_end: Tensors, clients: Mapping[int, Tensors]
+) -> None:
+    """Write the folder whole or not at all. RunExists if it is there already."""
+    with sealing(folder) as draft:
+        save_file(_contiguous(back_end), draft / BACK_END)
+        for index, tensors in clients.items():
+            save_file(_contiguous(tensors), draft / client_file(index))
+        seal(draft, manifest)
+
+
+def open_checkpoint(folder: Path) -> CheckpointManifest:
+    """Check every byte of a checkpoint and return its manifest; a named ArtifactError otherwise."""
+    manifest = unseal(folder, CheckpointManifest)
+    roles = {"back end": BACK_END} | {f"client {one.index}": client_file(one.index) for one in manifest.clients}
+    require_files(manifest, roles, folder / "manifest.json")
+    return manifest
+
+
+def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of one file of an opened checkpoint; ArtifactCorrupt if they cannot be parsed."""
+    try:
+        tensors: dict[str, NDArray[Any]] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactCorrupt(f"cannot be read: {error}", where=path) from None
+    return tensors
+
+
+def _contiguous(tensors: Tensors) -> dict[str, NDArray[Any]]:
+    return {name: np.ascontiguousarray(value) for name, value in tensors.items()}

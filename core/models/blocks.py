@@ -1,0 +1,83 @@
+"""Building blocks of the families. Only operators that export, quantise and train on a device are used.
+
+Every weight of a narrow block is a leading slice of the same weight in a wide one, and GroupNorm's groups have a fixed
+number of channels, so that a slice of a super-network is itself a network (HeteroFL, Diao et al. 2021).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+GROUP = 8
+"""Channels per normalisation group. Every width is a multiple of it."""
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with a fixed group size; its statistics are per sample, so federated averaging cannot spoil them."""
+    return nn.GroupNorm(channels // GROUP, channels)
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, GroupNorm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False), norm(outputs), nn.ReLU()
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions around an identity (He et al. 2016), (n, c, h, w) → the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Residual sum, then ReLU."""
+        return torch.relu(x + self.norm(self.second(self.first(x))))
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1×1, depthwise 3×3, project 1×1, identity (Sandler et al. 2018), (n, c, h, w) → the same."""
+
+    EXPANSION = 2
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = self.EXPANSION * channels
+        self.expand = ConvNorm(channels, inner, kernel=1)
+        self.depthwise = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
+        self.norm1 = norm(inner)
+        self.project = nn.Conv2d(inner, channels, 1, bias=False)
+        self.norm2 = norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Linear bottleneck: no activation after the projection."""
+        out: Tensor = x + self.norm2(self.project(torch.relu(self.norm1(self.depthwise(self.expand(x))))))
+        return out
+
+
+class SeparableDown(nn.Module):
+    """Depthwise 3×3 with stride 2, then 1×1, each normalised: halves the sides (Howard et al. 2017)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False)
+        self.norm = norm(inputs)
+        self.pointwise = ConvNorm(inputs, outputs, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
+        out: Tensor = self.pointwise(torch.relu(self.norm(self.depthwise(x))))
+        return out
+
+
+class ConvDown(ConvNorm):
+    """3×3 convolution with stride 2: halves the sides."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, stride=2)

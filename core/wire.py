@@ -1,0 +1,127 @@
+"""The feature on the wire: one self-describing binary frame a sample. No torch.
+
+    offset  size  field
+    0       4     magic "HFF1"
+    4       1     codec: 0 float32, 1 float16, 2 int8 per channel + zstd
+    5       1     reserved, 0
+    6       6     channels, height, width, uint16 each
+    12      …     codec 0 and 1: the values; codec 2: `channels` float32 scales, then a zstd frame of int8 values
+
+Everything is little-endian, values in C order (channel, row, column). int8 quantisation is symmetric per channel:
+value = scale · q with q in −127 … 127 and scale = max |value| / 127.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from harmony.core.errors import ConfigError, ContractMismatch, InvalidInput, WireError
+from harmony.core.spec import FeatureSpec
+
+Codec = Literal["fp32", "fp16", "int8-zstd"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+MAGIC = b"HFF1"
+_HEADER = struct.Struct("<4sBBHHH")
+_ZSTD_LEVEL = 3
+_local = threading.local()  # zstd contexts are not thread-safe, and making one costs more than a small frame
+
+
+def encode(feature: NDArray[np.float32], codec: Codec = "int8-zstd") -> bytes:
+    """One frame. feature: (C, H, W), finite; InvalidInput otherwise."""
+    if feature.ndim != 3 or not np.isfinite(feature).all():
+        raise InvalidInput("a feature must be (channels, height, width) and finite", where="feature")
+    if codec not in CODECS:
+        raise ConfigError(f"'{codec}' is no wire codec", mend=f"choose one of {', '.join(CODECS)}")
+    return _HEADER.pack(MAGIC, CODECS.index(codec), 0, *feature.shape) + _ENCODERS[codec](feature)
+
+
+def decode(frame: bytes | memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
+    """Feature (C, H, W) of a frame. The header is checked against `spec` before anything is allocated.
+
+    Raises WireError for a malformed frame, ContractMismatch for another cut, InvalidInput for NaN or infinity.
+    """
+    if len(frame) < _HEADER.size:
+        raise WireError(f"frame of {len(frame)} bytes is shorter than its header", where="feature frame")
+    magic, codec, reserved, *shape = _HEADER.unpack_from(frame)
+    if magic != MAGIC or reserved != 0 or codec >= len(CODECS):
+        raise WireError("not a feature frame of a known version and codec", where="feature frame")
+    if tuple(shape) != spec.shape:
+        found = FeatureSpec(channels=max(shape[0], 1), height=max(shape[1], 1), width=max(shape[2], 1))
+        spec.require_same(found, mine="the receiver", theirs="the frame")
+        raise ContractMismatch("the frame has an empty side", where="feature frame")
+    feature = _DECODERS[CODECS[codec]](memoryview(frame)[_HEADER.size :], spec)
+    if not np.isfinite(feature).all():
+        raise InvalidInput("the feature holds values that are not finite", where="feature frame")
+    return feature
+
+
+def _encode_fp32(feature: NDArray[np.float32]) -> bytes:
+    return feature.astype("<f4", copy=False).tobytes()
+
+
+def _encode_fp16(feature: NDArray[np.float32]) -> bytes:
+    return np.clip(feature, -65504, 65504).astype("<f2").tobytes()
+
+
+def _encode_int8(feature: NDArray[np.float32]) -> bytes:
+    scale = (np.abs(feature).max(axis=(1, 2)) / np.float32(127)).astype("<f4")
+    # A channel of zeros has scale 0; dividing by 1 there keeps its zeros.
+    quantised = np.rint(feature / np.where(scale > 0, scale, 1)[:, None, None]).clip(-127, 127).astype(np.int8)
+    packed: bytes = _compressor().compress(quantised.tobytes())
+    return scale.tobytes() + packed
+
+
+def _values(payload: memoryview, spec: FeatureSpec, dtype: str) -> NDArray[np.float32]:
+    expected = spec.channels * spec.height * spec.width * np.dtype(dtype).itemsize
+    if len(payload) != expected:
+        raise WireError(f"payload of {len(payload)} bytes where {expected} are due", where="feature frame")
+    return np.frombuffer(payload, dtype).reshape(spec.shape).astype(np.float32)
+
+
+def _decode_int8(payload: memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
+    head = 4 * spec.channels
+    size = spec.channels * spec.height * spec.width
+    if len(payload) < head:
+        raise WireError("the frame ends inside its scales", where="feature frame")
+    body = bytes(payload[head:])
+    try:
+        if zstandard.frame_content_size(body) != size:
+            raise WireError(f"the compressed values do not declare {size} bytes", where="feature frame")
+        raw = _decompressor().decompress(body, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise WireError(f"the compressed values are damaged: {error}", where="feature frame") from None
+    scale = np.frombuffer(payload[:head], "<f4").astype(np.float32)
+    return np.frombuffer(raw, np.int8).reshape(spec.shape) * scale[:, None, None]
+
+
+_ENCODERS: dict[Codec, Callable[[NDArray[np.float32]], bytes]] = {
+    "fp32": _encode_fp32,
+    "fp16": _encode_fp16,
+    "int8-zstd": _encode_int8,
+}
+_DECODERS: dict[Codec, Callable[[memoryview, FeatureSpec], NDArray[np.float32]]] = {
+    "fp32": lambda payload, spec: _values(payload, spec, "<f4"),
+    "fp16": lambda payload, spec: _values(payload, spec, "<f2"),
+    "int8-zstd": _decode_int8,
+}
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
+    compressor: zstandard.ZstdCompressor = _local.compressor
+    return compressor
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    if not hasattr(_local, "decompressor"):
+        _local.decompressor = zstandard.ZstdDecompressor()
+    decompressor: zstandard.ZstdDecompressor = _local.decompressor
+    return decompressor
