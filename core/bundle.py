@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.scores import ScoreName, needs_gate
-from harmony.core.sealed import FileName, Manifest, require_files, unseal
+from harmony.core.sealed import FileName, Manifest, Sha256, require_files, unseal
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
 from harmony.core.wire import Codec
 
@@ -60,6 +60,7 @@ class Tolerance(Frozen):
 class DeviceManifest(Manifest):
     """A front end for one client. `engines` maps an engine to its files by role.
 
+    `checkpoint`: the hash of the manifest of the checkpoint that it was exported from (also in CloudManifest).
     Roles of `onnxruntime`: exit1, exit2 (one .onnx each); of `executorch`: program (a .pte with methods exit1, exit2).
     """
 
@@ -83,6 +84,7 @@ class DeviceManifest(Manifest):
     engines: dict[EngineName, dict[str, FileName]]
     tolerance: Tolerance = Tolerance()
     parameters: Annotated[int, Field(ge=1)]
+    checkpoint: Sha256 | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -112,6 +114,7 @@ class CloudManifest(Manifest):
     program: FileName = "back_end.onnx"
     tolerance: Tolerance = Tolerance()
     parameters: Annotated[int, Field(ge=1)]
+    checkpoint: Sha256 | None = None
 
 
 def open_device_bundle(folder: Path) -> DeviceManifest:

@@ -59,7 +59,8 @@ class ExitHead(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) → (n, width)."""
-        out: Tensor = self.trunk(x).mean((2, 3))
+        # keepdim, then flatten: XNNPACK delegates this form of the global mean, and not the one that drops the axes
+        out: Tensor = self.trunk(x).mean((2, 3), keepdim=True).flatten(1)
         return out
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
