@@ -6,6 +6,7 @@ green, blue. Only fine labels are used.
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from harmony.core.data.dataset import Dataset, check_labels, checked
 from harmony.core.errors import DataForeign
 
 _PIXELS = 3 * 32 * 32
+_MAX_TAIL = 1 << 20
 _MAX_MEMBERS, _MAX_MEMBER_BYTES = 64, 192 << 20  # the largest official member has 153,700,000 bytes
 
 
@@ -148,7 +150,7 @@ def _members(layout: Layout, archive: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of every expected member, read one after another; DataForeign if the archive is damaged."""
     wanted = {f"{layout.folder}/{name}": name for name in layout.files}
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for count, member in enumerate(tar):
                 if count >= _MAX_MEMBERS or member.size > _MAX_MEMBER_BYTES:
                     raise _foreign(archive, f"member '{member.name}' is one too many or too large")
@@ -159,6 +161,9 @@ def _members(layout: Layout, archive: Path) -> Iterator[tuple[str, bytes]]:
                 if content is None:
                     raise _foreign(archive, f"member '{member.name}' is not a regular file")
                 yield name, content.read()
+            # tar stops at its own end mark; the checksum of all that was read comes after it
+            if len(stream.read(_MAX_TAIL + 1)) > _MAX_TAIL:
+                raise _foreign(archive, "more follows the end of the archive")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise _foreign(archive, f"damaged: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,11 @@ from harmony.core.errors import DownloadFailed
 Progress = Callable[[str, int, int | None], None]
 """Called as (file name, bytes held, bytes in all or None)."""
 
-_CHUNK = 1 << 18
 _TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 _TRANSIENT = {408, 425, 429}
+
+# Retries are logged; where nobody asked for a log, they should not land on the user's terminal.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 def fetch(
@@ -94,7 +97,7 @@ def _go_on(url: str, part: Path, source: Source, progress: Progress | None) -> N
 def _receive(response: httpx2.Response, file: IO[bytes], held: int, source: Source, progress: Progress | None) -> None:
     length = response.headers.get("Content-Length", "")
     total = held + int(length) if length.isdigit() else None
-    for chunk in response.iter_raw(_CHUNK):
+    for chunk in response.iter_raw():  # as they come, so that a cut loses none
         held += len(chunk)
         if held > source.max_bytes:
             raise DownloadFailed(f"sends more than {source.max_bytes} bytes", where=response.url, mend="wrong file?")
