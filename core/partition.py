@@ -171,12 +171,13 @@ def _classes(labels: Indices, spec: ClassesPerClient, classes: int, random: np.r
     for label in range(classes):
         holders = np.flatnonzero(held[:, label])
         images = random.permutation(np.flatnonzero(labels == label))
-        each = spec.samples_per_class or len(images) // max(1, len(holders))
-        if len(holders) and not 1 <= each <= len(images) // len(holders):
+        most = len(images) // max(1, len(holders))
+        each = spec.samples_per_class or max(1, most)
+        if len(holders) and each > most:
             raise ConfigError(
-                f"class {label} has {len(images)} images for {len(holders)} clients with {max(1, each)} each",
+                f"class {label} has {len(images)} images, too few for {len(holders)} clients with {each} each",
                 where="partition",
-                mend=f"use samples_per_class {len(images) // len(holders)} or fewer clients",
+                mend=f"use at most {most} samples_per_class" if most else "use fewer clients or classes",
             )
         whole = images if spec.samples_per_class is None else images[: each * len(holders)]
         for client, piece in zip(holders, np.array_split(whole, max(1, len(holders))), strict=False):
