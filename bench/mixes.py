@@ -1,0 +1,111 @@
+"""From one stream of answers to accuracy and exit shares over every mix: mixes are nested, so nothing is run twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmony.bench.results import Accuracy, MixResult
+from harmony.core.mix import TestMix, test_mix
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a device said to n images, in the order of the stream.
+
+    exits: "exit1", "exit2" or "cloud"; label: the answer; local: the device's own; server: the back end's or None.
+    """
+
+    truth: Labels
+    is_id: NDArray[np.bool_]
+    exits: NDArray[np.str_]
+    label: Labels
+    local: Labels
+    degraded: NDArray[np.bool_]
+    server: Labels | None = None
+
+    def only(self, chosen: NDArray[np.bool_]) -> Answers:
+        """The answers to some of the images."""
+        return Answers(
+            truth=self.truth[chosen],
+            is_id=self.is_id[chosen],
+            exits=self.exits[chosen],
+            label=self.label[chosen],
+            local=self.local[chosen],
+            degraded=self.degraded[chosen],
+            server=None if self.server is None else self.server[chosen],
+        )
+
+
+def limited(mix: TestMix, limit: int | None) -> TestMix:
+    """At most `limit` images of the mix, ID and OOD in its proportion, in its order."""
+    if limit is None or limit >= len(mix.indices):
+        return mix
+    inside = max(1, round(limit * float(mix.is_id.mean())))
+    kept = _first(mix.is_id, inside) | _first(~mix.is_id, limit - inside)
+    return TestMix(mix.indices[kept], mix.is_id[kept], mix.ood_wanted)
+
+
+def _first(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    return mask & (np.cumsum(mask) <= count)
+
+
+def by_rho(
+    stream: TestMix,
+    answers: Answers,
+    *,
+    labels: NDArray[np.integer[Any]],
+    own: Sequence[int],
+    rhos: Sequence[float],
+    seed: int,
+) -> tuple[MixResult, ...]:
+    """One result a ρ, out of the answers to `stream`, which is the mix of the largest ρ (or a part of it).
+
+    labels: of the whole test set; seed: that of the mix.
+    """
+    results = []
+    for rho in sorted(set(rhos)):
+        wanted = test_mix(labels, own, rho, seed).indices
+        results.append(_result(rho, answers.only(np.isin(stream.indices, wanted))))
+    return tuple(results)
+
+
+def _result(rho: float, part: Answers) -> MixResult:
+    sent = part.exits == "cloud"
+    return MixResult(
+        rho=rho,
+        n_id=int(np.count_nonzero(part.is_id)),
+        n_ood=int(np.count_nonzero(~part.is_id)),
+        exit1=_share(part.exits == "exit1"),
+        exit2=_share(part.exits == "exit2"),
+        cloud=_share(sent),
+        degraded=_share(part.degraded),
+        offload_id=_share(sent[part.is_id]),
+        keep_ood=None if part.is_id.all() else _share(~sent[~part.is_id]),
+        accuracy=accuracy(part),
+    )
+
+
+def accuracy(part: Answers) -> Accuracy:
+    """Accuracy over these images; see the fields of `Accuracy`."""
+    right, client = part.label == part.truth, part.local == part.truth
+    server = None if part.server is None else part.server == part.truth
+    all_id = bool(part.is_id.all())
+    return Accuracy(
+        overall=_share(right),
+        id=_share(right[part.is_id]),
+        ood=None if all_id else _share(right[~part.is_id]),
+        client=_share(client),
+        server=None if server is None else _share(server),
+        oracle=None if server is None else _share(np.where(part.is_id, client, server)),
+    )
+
+
+def _share(mask: NDArray[np.bool_]) -> float:
+    return float(np.count_nonzero(mask)) / max(1, len(mask))
