@@ -67,7 +67,7 @@ def write_report(
         title=title,
         lead=lead,
         tiles=_tiles(result, shown),
-        sections=[_accuracy(shown), _answers(result), _bytes(result), _speed(result)],
+        sections=[_accuracy(shown), _answers(result), _bytes(result), *([_speed(result)] if result.speed else [])],
         facts=_facts(result) | dict(provenance or {}),
         version=result.harmony_version,
     )
@@ -274,7 +274,9 @@ def _speed(result: BenchResult) -> dict[str, Any]:
         ]
         for bar in result.speed
     ]
-    return _section("Against its limits", "", [], [Table("Measured beside the limit", ["what", "measured", "limit", ""], rows)])
+    return _section(
+        "Against its limits", "", [], [Table("Measured beside the limit", ["what", "measured", "limit", ""], rows)]
+    )
 
 
 def _facts(result: BenchResult) -> dict[str, str]:
