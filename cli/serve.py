@@ -1,0 +1,101 @@
+"""`harmony serve`: the fallback service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from harmony.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harmony.cloud.server import Announcement
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+def serve(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A cloud bundle, a folder of several, or what harmony export wrote.")
+    ],
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8080,
+    key: Annotated[
+        list[str] | None, typer.Option(help="A key that may ask; repeatable. Also HARMONY_KEY, HARMONY_KEYS=A,B.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="One key a line, or sha256:HEX of it.")] = None,
+    no_key: Annotated[bool, typer.Option("--no-key", help="Let everybody on this machine ask.")] = False,
+    max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body, also after decompression.")] = 16 << 20,
+    max_batch: Annotated[int, typer.Option(help="Most samples in a request, and in a run of the model.")] = 32,
+    queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
+    log_level: Annotated[Level, typer.Option(help="JSON lines on stderr, from this level on.")] = "warning",
+    until_stdin_ends: Annotated[
+        bool, typer.Option("--until-stdin-ends", help="Stop too when stdin, a pipe, is closed by its other end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line once it listens.")] = False,
+) -> None:
+    """Serve the fallback over HTTP (Open Inference Protocol v2), until SIGTERM or Ctrl-C.
+
+    \b
+    harmony serve bundles/cloud                              on 127.0.0.1:8080, with a key that it makes and prints
+    harmony serve bundles/ --port 0 --json                   any free port; {"url", "key", "models", "pid"} on stdout
+    harmony serve bundles/cloud --host 0.0.0.0 --key-file keys.txt
+    curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
+
+    Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does.
+    """
+    from harmony.cloud.logs import set_up_logs
+    from harmony.cloud.server import serve as run
+    from harmony.cloud.settings import checked_settings
+
+    given = _digests(key or [], key_file, no_key=no_key)
+    made, keys = _made_key(given, no_key=no_key)
+    settings = checked_settings(
+        host=host, port=port, keys=keys, max_body_bytes=max_body, max_batch=max_batch, queue_seconds=queue_seconds
+    )
+    set_up_logs(log_level)
+
+    def announce(said: Announcement) -> None:
+        _announce(said, made, as_json=as_json, is_open=no_key)
+
+    run(folder, settings, announce, stop_with=sys.stdin.fileno() if until_stdin_ends else None)
+
+
+def _digests(keys: list[str], key_file: Path | None, *, no_key: bool) -> tuple[str, ...]:
+    """Digests of every key that was given, by argument, environment or file."""
+    from harmony.cloud.keys import digest, environment_keys, read_key_file
+
+    found = [digest(one) for one in keys]
+    found += [digest(one, where="HARMONY_KEY") for one in environment_keys(os.environ)]
+    found += read_key_file(key_file) if key_file is not None else []
+    if found and no_key:
+        raise ConfigError("excludes every key, but keys are given", where="--no-key", mend="leave one of them out")
+    return tuple(dict.fromkeys(found))
+
+
+def _made_key(given: tuple[str, ...], *, no_key: bool) -> tuple[str | None, tuple[str, ...]]:
+    """(the key that was made, or None; the digests that count)."""
+    from harmony.cloud.keys import digest, generate_key
+
+    if given or no_key:
+        return None, given
+    made = generate_key()
+    return made, (digest(made),)
+
+
+def _announce(said: Announcement, key: str | None, *, as_json: bool, is_open: bool) -> None:
+    import json
+
+    if as_json:
+        sys.stdout.write(json.dumps({"url": said.url, "key": key, "models": said.models, "pid": said.pid}) + "\n")
+    else:
+        sys.stdout.write(f"listening on {said.url}, models: {', '.join(said.models)}\n")
+        if key is not None:
+            sys.stdout.write(f"key, shown this once: {key}\n")
+        elif is_open:
+            sys.stdout.write("no key is needed\n")
+    sys.stdout.flush()

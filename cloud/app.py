@@ -1,0 +1,99 @@
+"""The service as one ASGI application: FastAPI for control, raw ASGI for infer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from harmony.cloud.control import control_routes
+from harmony.cloud.infer import InferEndpoint, Service
+from harmony.cloud.models import ServedModel
+from harmony.cloud.refusal import Refusal
+from harmony.cloud.settings import ServiceSettings
+
+log = logging.getLogger("harmony.cloud")
+
+
+class ServiceApp(FastAPI):
+    """A FastAPI app whose infer paths never enter FastAPI: its routing costs more than a small batch."""
+
+    service: Service
+    infer: InferEndpoint
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One ASGI connection."""
+        if scope["type"] == "http" and _is_infer(scope["path"]):
+            await self.infer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _is_infer(path: str) -> bool:
+    """/v2/models/NAME/infer or /v2/models/NAME/versions/VERSION/infer."""
+    return path.endswith("/infer") and path.startswith("/v2/models/") and path.count("/") in (4, 6)
+
+
+def create_app(models: Sequence[ServedModel], settings: ServiceSettings) -> ServiceApp:
+    """The app that serves `models`. Its lifespan starts and stops the model threads."""
+    release = version("harmony-sfl")
+    app = ServiceApp(
+        title="HARMONY fallback",
+        version=release,
+        description="Open Inference Protocol v2. `POST /v2/models/{model}/infer` is described in docs/serving.md.",
+        lifespan=_lifespan,
+    )
+    app.service = Service(models, settings)
+    app.infer = InferEndpoint(app.service)
+    for router in control_routes(app.service, release):
+        app.include_router(router)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.service  # type: ignore[attr-defined]  # FastAPI hands over its base class
+    loop = asyncio.get_running_loop()
+    for lane in service.lanes.values():
+        lane.batcher.start(loop)
+    try:
+        yield
+    finally:
+        for lane in service.lanes.values():
+            lane.batcher.stop(seconds=1.0)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refusal)  # noqa: S101  # registered for this type alone
+    request.app.service.metrics.refused(error.reason)
+    headers = {name.decode(): value.decode() for name, value in error.headers}
+    return JSONResponse({"error": str(error)}, error.status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    status, detail, headers = 500, "internal error", None
+    if isinstance(error, HTTPException):
+        status, detail, headers = error.status_code, error.detail, error.headers
+    return JSONResponse({"error": f"{request.method} {request.url.path[:200]}: {detail}"}, status, headers)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": "invalid"}
+    return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 400)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected error", exc_info=error, extra={"path": request.url.path})
+    return JSONResponse({"error": "internal error"}, 500)

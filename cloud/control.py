@@ -1,0 +1,221 @@
+"""Everything but infer: health, metadata, statistics, metrics. FastAPI routes, documented at /docs.
+
+Health is open, so that a load balancer needs no key, and so are /docs and /openapi.json, which say nothing about the
+models. Everything else needs a key: names, shapes and counts of models are nobody else's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict
+
+from harmony.cloud.infer import Lane, Service
+from harmony.cloud.metrics import Total
+from harmony.cloud.refusal import Refusal
+from harmony.cloud.request import FEATURE, FRAME, OUTPUT
+
+EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
+PLATFORM = "onnxruntime_onnx"
+_bearer = HTTPBearer(auto_error=False, description="an API key of this service")
+
+
+class Protocol(BaseModel):
+    """Base of the answers; `model_` is the protocol's prefix, not pydantic's."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class Failure(Protocol):
+    """Every error's body."""
+
+    error: str
+
+
+class ServerMetadata(Protocol):
+    """Who answers."""
+
+    name: str
+    version: str
+    extensions: Sequence[str]
+
+
+class TensorMetadata(Protocol):
+    """One tensor; −1 is the batch axis."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+
+
+class ModelMetadata(Protocol):
+    """A model; `inputs` are alternatives, a request sends one of them. parameters.cut is its cut contract."""
+
+    name: str
+    versions: Sequence[str]
+    platform: str
+    inputs: Sequence[TensorMetadata]
+    outputs: Sequence[TensorMetadata]
+    parameters: dict[str, str]
+
+
+class IndexEntry(Protocol):
+    """A model in the repository."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+def control_routes(service: Service, version: str) -> tuple[APIRouter, APIRouter]:
+    """(open routes, routes that need a key) of a service."""
+    return _health(service), _keyed(service, version)
+
+
+def _health(service: Service) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/v2/health/live")
+    async def live() -> dict[str, bool]:
+        """The process answers."""
+        return {"live": True}
+
+    @router.get("/v2/health/ready", responses={503: {"model": Failure}})
+    async def ready() -> dict[str, bool]:
+        """Every model is loaded, and the service is not stopping."""
+        if service.draining:
+            raise Refusal(503, "stopping", "the service is stopping")
+        return {"ready": True}
+
+    return router
+
+
+def _keyed(service: Service, version: str) -> APIRouter:
+    async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> None:
+        header = request.headers.get("authorization")
+        service.require_key(None if header is None else header.encode("latin-1"))
+
+    router = APIRouter(dependencies=[Depends(require_key)], responses={401: {"model": Failure}})
+
+    @router.get("/v2", tags=["server"])
+    async def server() -> ServerMetadata:
+        """Name, version and protocol extensions of this server."""
+        return ServerMetadata(name="harmony", version=version, extensions=EXTENSIONS)
+
+    @router.post("/v2/repository/index", tags=["server"])
+    async def index() -> list[IndexEntry]:
+        """Every model that is served."""
+        models = [lane.model for lane in service.lanes.values()]
+        return [IndexEntry(name=model.name, version=model.version, state="READY") for model in models]
+
+    @router.get("/metrics", tags=["server"], response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/v2/models/stats", tags=["models"])
+    async def all_statistics() -> dict[str, Any]:
+        """Counts and times of every model since the start, in nanoseconds."""
+        return {"model_stats": [statistics(lane) for lane in service.lanes.values()]}
+
+    for suffix, describe in _DESCRIPTIONS.items():
+        _add_model_route(router, service, suffix, describe)
+    return router
+
+
+def _add_model_route(router: APIRouter, service: Service, suffix: str, describe: Callable[[Lane], Any]) -> None:
+    """The same description with and without a version in the path."""
+
+    async def latest(model: str) -> JSONResponse:
+        return JSONResponse(describe(service.lane(model)))
+
+    async def exact(model: str, version: str) -> JSONResponse:
+        return JSONResponse(describe(service.lane(model, version)))
+
+    for path, endpoint in (("", latest), ("/versions/{version}", exact)):
+        router.add_api_route(
+            f"/v2/models/{{model}}{path}{suffix}",
+            endpoint,
+            name=describe.__name__,
+            description=describe.__doc__ or "",
+            responses={404: {"model": Failure}},
+            tags=["models"],
+        )
+
+
+def metadata(lane: Lane) -> dict[str, Any]:
+    """Inputs, outputs and cut contract of a model."""
+    model = lane.model
+    return ModelMetadata(
+        name=model.name,
+        versions=[model.version],
+        platform=PLATFORM,
+        inputs=[
+            TensorMetadata(name=FEATURE, datatype="FP32", shape=[-1, *model.feature.shape]),
+            TensorMetadata(name=FRAME, datatype="BYTES", shape=[-1]),
+        ],
+        outputs=[TensorMetadata(name=OUTPUT, datatype="FP32", shape=[-1, model.tokens])],
+        parameters={"cut": str(model.feature)},
+    ).model_dump()
+
+
+def ready(lane: Lane) -> dict[str, Any]:
+    """Whether the model can be asked."""
+    return {"name": lane.model.name, "ready": True}
+
+
+def config(lane: Lane) -> dict[str, Any]:
+    """The model in the form of Triton's configuration."""
+    model, expected = lane.model, lane.expected
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "max_batch_size": expected.max_batch,
+        "input": [
+            {"name": FEATURE, "data_type": "TYPE_FP32", "dims": list(model.feature.shape), "optional": True},
+            {"name": FRAME, "data_type": "TYPE_STRING", "dims": [1], "reshape": {"shape": []}, "optional": True},
+        ],
+        "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [model.tokens]}],
+        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+    }
+
+
+def statistics(lane: Lane) -> dict[str, Any]:
+    """Counts and times of the model since the start, in nanoseconds."""
+    counted = lane.statistics
+    return {
+        "name": lane.model.name,
+        "version": lane.model.version,
+        "last_inference": counted.last_ms,
+        "inference_count": counted.rows,
+        "execution_count": counted.compute.count,
+        "inference_stats": {
+            "success": _total(counted.success),
+            "fail": _total(counted.fail),
+            "queue": _total(counted.queue),
+            "compute_infer": _total(counted.compute),
+        },
+    }
+
+
+def _one_statistics(lane: Lane) -> dict[str, Any]:
+    """Counts and times of the model since the start, in nanoseconds."""
+    return {"model_stats": [statistics(lane)]}
+
+
+def _total(total: Total) -> dict[str, int]:
+    return {"count": total.count, "ns": total.ns}
+
+
+_DESCRIPTIONS: dict[str, Callable[[Lane], dict[str, Any]]] = {
+    "": metadata,
+    "/ready": ready,
+    "/config": config,
+    "/stats": _one_statistics,
+}

@@ -1,0 +1,103 @@
+"""From folders to models: which bundles a path holds, and everything that is checked before one is served."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from harmony.cloud.graph import require_plain
+from harmony.cloud.program import Program
+from harmony.core.bundle import VECTORS, CloudManifest, open_cloud_bundle, read_vectors
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ConfigError, ContractMismatch
+from harmony.core.sealed import MANIFEST, MAX_MANIFEST_BYTES
+from harmony.core.spec import FeatureSpec
+
+VERSION = "1"
+CLOUD_FOLDER = "cloud"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A back end that passed its checks. Batches of it are run by one thread."""
+
+    name: str
+    version: str
+    folder: Path
+    manifest: CloudManifest
+    program: Program
+
+    @property
+    def feature(self) -> FeatureSpec:
+        """The cut contract that a caller's feature must meet."""
+        return self.manifest.feature
+
+    @property
+    def tokens(self) -> int:
+        """Columns of `probabilities`."""
+        return self.manifest.tokens
+
+
+def open_models(path: Path) -> tuple[ServedModel, ...]:
+    """Every model at `path`: a cloud bundle, a folder of several, or an export folder with `cloud/` in it.
+
+    Raises ArtifactMissing, ArtifactCorrupt or ArtifactTooNew for a bundle that is not whole, ContractMismatch if its
+    graph is not what its manifest says, ParityFailed if its test vectors come out differently, ConfigError if two
+    bundles have the same name.
+    """
+    models = tuple(open_model(folder) for folder in find_bundles(path))
+    folders: dict[str, Path] = {}
+    for model in models:
+        if model.name in folders:
+            raise ConfigError(
+                f"is named '{model.name}', and so is {folders[model.name]}",
+                where=model.folder,
+                mend="serve one of them",
+            )
+        folders[model.name] = model.folder
+    return models
+
+
+def find_bundles(path: Path) -> tuple[Path, ...]:
+    """Folders of the cloud bundles at `path`, by name. ArtifactMissing if there is none."""
+    for single in (path, path / CLOUD_FOLDER):
+        if (single / MANIFEST).exists():
+            return (single,)
+    if not path.is_dir():
+        raise ArtifactMissing("no such folder", where=path, mend="check the path")
+    found = tuple(sorted(child for child in path.iterdir() if _is_cloud_bundle(child)))
+    if not found:
+        raise ArtifactMissing("no cloud bundle here", where=path, mend="give the folder that 'harmony export' wrote")
+    return found
+
+
+def _is_cloud_bundle(folder: Path) -> bool:
+    """Whether the folder says that it is one; whether that is true is checked when it is opened."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file() or manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        return False
+    try:
+        value = json.loads(manifest.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("format") == CloudManifest.FORMAT
+
+
+def open_model(folder: Path) -> ServedModel:
+    """Check one cloud bundle byte by byte, load it, and have it answer its own test vectors."""
+    manifest = open_cloud_bundle(folder)
+    path = folder / manifest.program
+    program = path.read_bytes()
+    if hashlib.sha256(program).hexdigest() != manifest.files[manifest.program].sha256:
+        raise ArtifactCorrupt("changed while it was being opened", where=path)
+    require_plain(program, path)
+    loaded = Program(program, manifest, path)
+    vectors = read_vectors(folder / VECTORS)
+    if "feature" in vectors and vectors["feature"].shape[1:] != manifest.feature.shape:
+        raise ContractMismatch(
+            f"the test vectors have {vectors['feature'].shape[1:]}, the manifest {manifest.feature}",
+            where=folder / VECTORS,
+        )
+    loaded.prove(vectors, manifest.tolerance, folder / VECTORS)
+    return ServedModel(manifest.model, VERSION, folder, manifest, loaded)

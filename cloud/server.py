@@ -1,0 +1,147 @@
+"""The service as a process: bind, announce, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from harmony.cloud.app import ServiceApp, create_app
+from harmony.cloud.connection import GuardedConnection
+from harmony.cloud.models import open_models
+from harmony.cloud.settings import ServiceSettings
+from harmony.core.errors import ConfigError, PortInUse, ServiceError
+from harmony.core.spec import Frozen
+
+log = logging.getLogger("harmony.cloud")
+_BACKLOG = 1024
+# After the door closed, connections that are open may ask once more: their answer tells them to go. Closing idle ones
+# at once would lose a request that is on its way.
+_LAST_ORDERS_SECONDS = 0.3
+
+
+class Announcement(Frozen):
+    """What a service says once it listens."""
+
+    url: str
+    models: tuple[str, ...]
+    pid: int
+
+
+Announce = Callable[[Announcement], None]
+
+
+def serve(path: Path, settings: ServiceSettings, announce: Announce, *, stop_with: int | None = None) -> None:
+    """Serve the bundles at `path` until SIGTERM or SIGINT, then drain and return.
+
+    announce: called once the service answers. stop_with: a file descriptor; its end of file stops the service too,
+    so that it cannot outlive the process that holds the other end.
+    Raises what `open_models` raises, ConfigError for a host that cannot be bound or must not be, PortInUse.
+    """
+    settings.require_safe()
+    if stop_with is not None and not stat.S_ISFIFO(os.fstat(stop_with).st_mode):
+        raise ConfigError("is not a pipe", where="stdin", mend="leave --until-stdin-ends out")
+    models = open_models(path)
+    app = create_app(models, settings)
+    with _listen(settings.host, settings.port) as listener:
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        said = Announcement(url=url, models=tuple(model.name for model in models), pid=os.getpid())
+        server = DrainingServer(app, settings, lambda: announce(said), stop_with)
+        with _handled_signals(server):
+            server.run(sockets=[listener])
+    if not server.started:
+        raise ServiceError("the service did not start; see the log above", where=url)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, which announces itself, and on the way out answers everything that was asked."""
+
+    def __init__(
+        self, app: ServiceApp, settings: ServiceSettings, announce: Callable[[], None], stop_with: int | None
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=GuardedConnection,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                backlog=_BACKLOG,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=settings.drain_seconds,
+            )
+        )
+        self._app = app
+        self._announce = announce
+        self._stop_with = stop_with
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self._stop_with is not None:
+            asyncio.get_running_loop().add_reader(self._stop_with, self._watch, self._stop_with)
+        self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the door, answer who is inside, then close the connections."""
+        log.info("draining")
+        self._app.service.draining = True
+        for listener in self.servers:
+            listener.close()
+        await asyncio.sleep(_LAST_ORDERS_SECONDS)
+        await super().shutdown(sockets)
+        log.info("stopped")
+
+    def _watch(self, descriptor: int) -> None:
+        if not os.read(descriptor, 4096):
+            asyncio.get_running_loop().remove_reader(descriptor)
+            self.should_exit = True
+
+
+@contextmanager
+def _handled_signals(server: DrainingServer) -> Iterator[None]:
+    """uvicorn raises a signal that stopped it once more at its end, for whoever handled it before: that is here, so
+    that a stop by signal is a normal return."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket. PortInUse if somebody listens there, ConfigError for another reason."""
+    where = f"{host}:{port}"
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise ConfigError(f"unknown host: {error.strerror}", where=where, field="--host") from None
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)  # two sockets may be bound to one port, but only one may listen
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse("somebody listens there", where=where, mend="choose another --port, or 0") from None
+            raise ConfigError(f"cannot listen there: {error.strerror}", where=where, field="--port") from None
+        yield listener

@@ -1,0 +1,62 @@
+"""What can be set about the service, with its bounds."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from harmony.core.errors import ConfigError
+from harmony.core.sealed import Sha256
+from harmony.core.spec import Frozen
+
+MIB = 1 << 20
+
+
+class ServiceSettings(Frozen):
+    """Limits, budgets and keys of one service. Sizes in bytes, times in seconds.
+
+    keys: SHA-256 of every key that may ask; none means that everybody may, which is for loopback only.
+    max_json_bytes: JSON is parsed on the event loop into Python objects, so it has a tighter bound than binary tensors.
+    queue_seconds: a request is refused when the work ahead of it is estimated to take longer.
+    max_inflight_bytes: bodies that are being read or wait, all together.
+    """
+
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    keys: tuple[Sha256, ...] = ()
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * MIB
+    max_json_bytes: Annotated[int, Field(ge=1024, le=64 * MIB)] = 4 * MIB
+    max_inflight_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
+    queue_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
+    body_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
+    drain_seconds: Annotated[int, Field(ge=1, le=600)] = 9
+
+    def require_safe(self) -> None:
+        """ConfigError if the service would listen beyond this machine and let everybody in."""
+        if not self.keys and not is_loopback(self.host):
+            raise ConfigError(
+                f"listening on {self.host} without keys would let everybody in",
+                where="--host",
+                mend="give --key, or listen on 127.0.0.1",
+            )
+
+
+def checked_settings(**values: Any) -> ServiceSettings:
+    """Settings from a caller's values; ConfigError, naming the field, for one that is out of bounds."""
+    try:
+        return ServiceSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(first["msg"], where="settings of the service", field=field) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than localhost counts as reachable from elsewhere."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
