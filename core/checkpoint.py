@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from harmony.core.bundle import Exit
 from harmony.core.errors import ArtifactCorrupt
@@ -66,9 +66,9 @@ def save_checkpoint(
 ) -> None:
     """Write the folder whole or not at all. RunExists if it is there already."""
     with sealing(folder) as draft:
-        save_file(_contiguous(back_end), draft / BACK_END)
+        save_tensors(draft / BACK_END, back_end)
         for index, tensors in clients.items():
-            save_file(_contiguous(tensors), draft / client_file(index))
+            save_tensors(draft / client_file(index), tensors)
         seal(draft, manifest)
 
 
@@ -89,5 +89,6 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def _contiguous(tensors: Tensors) -> dict[str, NDArray[Any]]:
-    return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+def save_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a safetensors file. The bytes go through an ordinary write, so that a full disk is an OSError."""
+    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))

@@ -10,6 +10,7 @@ whole or not at all: it is written beside its place, synced, and renamed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
 
-from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ArtifactTooNew, RunExists
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ArtifactTooNew, RunExists, StorageError
 from harmony.core.spec import Frozen
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
@@ -53,6 +54,21 @@ class Manifest(Frozen):
 ManifestT = TypeVar("ManifestT", bound=Manifest)
 
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals inside the block (full, read-only, forbidden) into a StorageError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        mend = "free some space or choose another folder"
+        raise StorageError(f"cannot be written: {error.strerror}", where=path, mend=mend) from None
+
+
 @contextmanager
 def sealing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` to write into; at the end of the block it is synced and becomes `folder`.
@@ -61,6 +77,11 @@ def sealing(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise RunExists("this folder is there already", where=folder, mend="choose another, or remove it first")
+    with storing(folder):
+        yield from _sealing(folder)
+
+
+def _sealing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob(f".{folder.name}.*.part"):  # what a killed process left behind
         if not _alive(stale.name.split(".")[-2]):
@@ -200,15 +221,16 @@ def sync(path: Path) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file `path` by `content`: after a crash it holds either the old bytes or the new ones."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-        sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with storing(path):
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+            sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def require_files(manifest: Manifest, names: Mapping[str, str], where: Path) -> None:

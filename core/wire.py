@@ -75,7 +75,8 @@ def _encode_int8(feature: NDArray[np.float32]) -> bytes:
     # A channel of zeros has scale 0; dividing by 1 there keeps its zeros.
     quantised = np.rint(feature / np.where(scale > 0, scale, 1)[:, None, None]).clip(-127, 127).astype(np.int8)
     packed: bytes = _compressor().compress(quantised.tobytes())
-    return scale.tobytes() + packed
+    head: bytes = scale.tobytes()
+    return head + packed
 
 
 def _values(payload: memoryview, spec: FeatureSpec, dtype: str) -> NDArray[np.float32]:

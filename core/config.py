@@ -1,0 +1,130 @@
+"""Training configs: TOML files checked field by field. No torch."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from harmony.core.errors import ConfigError
+from harmony.core.partition import ClassesPerClient, PartitionSpec
+from harmony.core.scores import ScoreName
+from harmony.core.sealed import write_atomically
+from harmony.core.spec import Architecture, Frozen
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Method = Literal["harmony", "splitgp"]
+
+
+class DataConfig(Frozen):
+    """Which images. name: a named set or a path; holdout: share of each client's images kept for calibration."""
+
+    name: str = "fashion-mnist-mini"
+    folder: str | None = None
+    holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+
+
+class SplitGPConfig(Frozen):
+    """SplitGP (Han et al., INFOCOM 2023). `mixing`: λ, the share of its own weights that a client keeps each round."""
+
+    mixing: Share = 0.2
+
+
+class HarmonyConfig(Frozen):
+    """The parts of HARMONY; each can be switched off.
+
+    simulate: clients run each other's architectures in turn, rather than only their own; contrast: weight of the
+    server-side contrastive loss (0 switches it off); temperature: of that loss; personalize_epochs: passes over the
+    client's own images that train its personal heads at the end (0 leaves them as the gate's rows).
+    """
+
+    simulate: bool = True
+    contrast: Annotated[float, Field(ge=0)] = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    personalize_epochs: Annotated[int, Field(ge=0)] = 10
+
+
+class ExitConfig(Frozen):
+    """Which score decides at each exit, and how many held-out in-distribution images it may let pass on.
+
+    pass1: share of held-out images that exit 1 passes on to stage 2 (1: nobody leaves there);
+    offload: share that goes to the cloud in the end.
+    """
+
+    score: ScoreName = "own_mass"
+    pass1: Share = 0.5
+    offload: Share = 0.1
+
+
+class TrainConfig(Frozen):
+    """One federation, from its data to its exits. Architectures are dealt to the clients in turn.
+
+    A round is `steps` batches of every client. gamma: weight of the client's own exits against the back end's loss.
+    """
+
+    method: Method = "harmony"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig = DataConfig()
+    partition: PartitionSpec = ClassesPerClient(clients=8, classes=3)
+    architectures: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "resnet-w16-d1",
+        "mobilenet-w16-d1",
+        "resnet-w24-d1",
+        "mobilenet-w24-d1",
+    )
+    back_end_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = 32
+    rounds: Positive = 40
+    steps: Positive = 10
+    batch: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 2e-3
+    gamma: Share = 0.5
+    exits: ExitConfig = ExitConfig()
+    splitgp: SplitGPConfig = SplitGPConfig()
+    harmony: HarmonyConfig = HarmonyConfig()
+    checkpoint_every: Positive = 10
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+
+    @field_validator("architectures")
+    @classmethod
+    def _parsable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Architecture.parse(text)) for text in value)
+
+    @model_validator(mode="after")
+    def _score_has_its_head(self) -> Self:
+        if self.method == "splitgp" and self.exits.score == "own_mass":
+            raise ValueError("exits.score 'own_mass' needs a gate head, which splitgp has not; try 'entropy'")
+        return self
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a TOML file; ConfigError names the file, the field and what is wrong."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=path, mend="check the path") from None
+    if len(raw) > 1 << 20:
+        raise ConfigError("is larger than 1 MiB", where=path)
+    try:
+        value = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not TOML: {error}", where=path) from None
+    return make_config(value | (overrides or {}), where=path)
+
+
+def make_config(value: dict[str, Any], where: object = "config") -> TrainConfig:
+    """Check a config; ConfigError names the first field that is wrong."""
+    try:
+        return TrainConfig.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or None
+        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where, field=field) from None
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the whole config, defaults included, as TOML."""
+    write_atomically(path, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)).encode())

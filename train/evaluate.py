@@ -1,0 +1,228 @@
+"""How a trained federation answers mixes of in- and out-of-distribution images: protocol in docs/algorithm.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
+from harmony.core.data import Dataset
+from harmony.core.errors import ContractMismatch
+from harmony.core.mix import RHOS, TestMix, test_mix
+from harmony.core.preprocess import Preprocessor
+from harmony.core.scores import score
+from harmony.core.spec import Frozen
+from harmony.train.models import load_back_end, load_front_end
+
+BATCH = 250
+
+
+class Accuracy(Frozen):
+    """One client under one mix. Shares of 1; None where the mix holds no such image.
+
+    overall, id, ood: of the device with its cloud, by the exits' thresholds; client_*, server_*: if that one answered
+    everything; oracle: if in-distribution images stayed and all others were sent. offload: share that was sent;
+    id_to_server, ood_to_client: share of in-distribution images that were sent, of the others that stayed.
+    """
+
+    rho: float
+    overall: float
+    id: float
+    ood: float | None
+    client_only: float
+    client_id: float
+    server_only: float
+    server_id: float
+    server_ood: float | None
+    oracle: float
+    exit1: float
+    offload: float
+    id_to_server: float
+    ood_to_client: float | None
+
+
+class ClientEvaluation(Frozen):
+    """One client: its curve over ρ, and how well exit 2's score ranks ID before OOD at the largest ρ."""
+
+    client: int
+    architecture: str
+    own: tuple[int, ...]
+    curve: tuple[Accuracy, ...]
+    auroc: float | None
+    fpr95: float | None
+
+
+class Evaluation(Frozen):
+    """A federation: every client, their mean, and the mean of the worst tenth by overall accuracy at each ρ."""
+
+    run: str
+    method: str
+    dataset: str
+    round: int
+    seed: int
+    clients: tuple[ClientEvaluation, ...]
+    mean: tuple[Accuracy, ...]
+    worst: tuple[float, ...]
+    auroc: float | None
+    fpr95: float | None
+
+
+def evaluate(
+    checkpoint: Path,
+    dataset: Dataset,
+    *,
+    rhos: Sequence[float] = RHOS,
+    seed: int = 0,
+    on_client: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate a checkpoint folder on the data set's test images. ContractMismatch if they are not of its kind."""
+    manifest = open_checkpoint(checkpoint)
+    _check_kind(manifest, dataset, checkpoint)
+    clients = []
+    for record in manifest.clients:
+        mixes = {rho: test_mix(dataset.y_test, record.classes.own, rho, seed) for rho in sorted(rhos)}
+        widest = mixes[max(rhos)].indices
+        verdict = _Verdict(checkpoint, manifest, record, dataset.x_test[widest], dataset.y_test[widest])
+        clients.append(_client(record, verdict, mixes))
+        on_client(len(clients), len(manifest.clients))
+    curves = [one.curve for one in clients]
+    return Evaluation(
+        run=manifest.run,
+        method=manifest.method,
+        dataset=dataset.name,
+        round=manifest.round,
+        seed=seed,
+        clients=tuple(clients),
+        mean=tuple(_mean(column) for column in zip(*curves, strict=True)),
+        worst=tuple(_worst([one.overall for one in column]) for column in zip(*curves, strict=True)),
+        auroc=_mean_of([one.auroc for one in clients]),
+        fpr95=_mean_of([one.fpr95 for one in clients]),
+    )
+
+
+def _check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path) -> None:
+    here, there = dataset.image_spec(), manifest.image
+    if (here.height, here.width, here.channels, here.dtype) != (there.height, there.width, there.channels, there.dtype):
+        raise ContractMismatch(f"the run was trained on {there} images, {dataset.name} has {here}", where=where)
+    if dataset.class_names != manifest.clients[0].classes.names:
+        raise ContractMismatch(f"the run's classes are not those of {dataset.name}", where=where)
+
+
+def _client(record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix]) -> ClientEvaluation:
+    widest = mixes[max(mixes)].indices
+    # Mixes are nested and keep their order, so the smaller ones are parts of the largest.
+    curve = [verdict.accuracy(rho, np.isin(widest, mix.indices)) for rho, mix in mixes.items()]
+    auroc, fpr95 = ranking(verdict.score2[verdict.is_id], verdict.score2[~verdict.is_id])
+    return ClientEvaluation(
+        client=record.index,
+        architecture=str(record.architecture),
+        own=record.classes.own,
+        curve=tuple(curve),
+        auroc=auroc,
+        fpr95=fpr95,
+    )
+
+
+class _Verdict:
+    """What device and cloud say of n images, and which of it is right. All arrays (n,)."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        manifest: CheckpointManifest,
+        record: ClientRecord,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+    ) -> None:
+        front_end = load_front_end(checkpoint, manifest, record)
+        back_end = load_back_end(checkpoint, manifest)
+        preprocess, own = Preprocessor(manifest.image), np.asarray(record.classes.own)
+        scores: list[tuple[NDArray[np.float32], ...]] = []
+        answers: list[tuple[NDArray[np.int64], ...]] = []
+        with torch.no_grad():
+            for start in range(0, len(images), BATCH):
+                inputs = torch.from_numpy(preprocess(images[start : start + BATCH]))
+                out = front_end(inputs.to(memory_format=torch.channels_last))
+                token = back_end(out.feature).argmax(1).numpy()
+                logits = out.logits1[:, own].numpy(), out.logits2[:, own].numpy()
+                gates = [None if gate is None else gate.numpy() for gate in (out.gate1, out.gate2)]
+                scores.append(
+                    tuple(
+                        score(exit_.score, one, gate, own)
+                        for exit_, one, gate in zip(record.exits, logits, gates, strict=True)
+                    )
+                )
+                answers.append((*(own[one.argmax(1)] for one in logits), record.classes.label_of_token[token]))
+        score1, self.score2 = (np.concatenate(column) for column in zip(*scores, strict=True))
+        right1, self.right2, self.right_server = (
+            np.concatenate(column) == labels for column in zip(*answers, strict=True)
+        )
+        self.is_id = np.isin(labels, own)
+        self.at1 = score1 >= np.float32(record.exits[0].threshold)
+        self.sent = ~self.at1 & (self.score2 < np.float32(record.exits[1].threshold))
+        self.right_local = np.where(self.at1, right1, self.right2)
+        self.right = np.where(self.sent, self.right_server, self.right_local)
+
+    def accuracy(self, rho: float, part: NDArray[np.bool_]) -> Accuracy:
+        """Accuracies over the images where `part` holds."""
+        inside, outside = part & self.is_id, part & ~self.is_id
+        oracle = np.where(self.is_id, self.right2, self.right_server)
+        return Accuracy(
+            rho=rho,
+            overall=_share(self.right, part),
+            id=_share(self.right, inside),
+            ood=_share_or_none(self.right, outside),
+            client_only=_share(self.right_local, part),
+            client_id=_share(self.right_local, inside),
+            server_only=_share(self.right_server, part),
+            server_id=_share(self.right_server, inside),
+            server_ood=_share_or_none(self.right_server, outside),
+            oracle=_share(oracle, part),
+            exit1=_share(self.at1, part),
+            offload=_share(self.sent, part),
+            id_to_server=_share(self.sent, inside),
+            ood_to_client=_share_or_none(~self.sent, outside),
+        )
+
+
+def ranking(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> tuple[float | None, float | None]:
+    """AUROC of a score that should be larger inside than outside, and FPR95.
+
+    FPR95: share of `outside` that scores at least as high as the lowest of the best 95 % of `inside`. None, None where
+    one side is empty. Ties count half in the AUROC (Mann–Whitney).
+    """
+    if not len(inside) or not len(outside):
+        return None, None
+    ordered = np.sort(outside)
+    below = np.searchsorted(ordered, inside, side="left")
+    upto = np.searchsorted(ordered, inside, side="right")
+    auroc = float((below + upto).mean() / (2 * len(outside)))
+    threshold = np.sort(inside)[int(np.floor(0.05 * len(inside)))]
+    return auroc, float((outside >= threshold).mean())
+
+
+def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+    return float(hits[among].mean())
+
+
+def _share_or_none(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+    return _share(hits, among) if among.any() else None
+
+
+def _mean(column: Sequence[Accuracy]) -> Accuracy:
+    means = {name: _mean_of([getattr(one, name) for one in column]) for name in Accuracy.model_fields}
+    return Accuracy.model_validate(means)
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _worst(overall: Sequence[float]) -> float:
+    count = max(1, len(overall) // 10)
+    return float(np.mean(sorted(overall)[:count]))

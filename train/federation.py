@@ -1,0 +1,115 @@
+"""Who takes part: the clients with their images, architectures and classes, and the batches they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harmony.core.config import TrainConfig
+from harmony.core.data import Dataset
+from harmony.core.models import feature_spec
+from harmony.core.partition import partition
+from harmony.core.preprocess import Preprocessor
+from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
+
+# The first word of every random stream: one stream a purpose, so that adding a draw to one never moves another.
+BATCHES, ROTATION, TOKENS, HEADS = range(4)
+
+
+def stream(seed: int, *words: int) -> np.random.Generator:
+    """The random stream of a purpose. It depends on its words alone, so a resumed run draws what the first did."""
+    return np.random.default_rng((seed, *words))
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """One device: its architecture, its view of the classes, and which training images are its own.
+
+    train, holdout: indices into the data set's training images; the holdout calibrates exits and is never trained on.
+    """
+
+    index: int
+    architecture: Architecture
+    classes: ClassMap
+    train: NDArray[np.int64]
+    holdout: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """All clients over one data set. Labels stay here, on the clients' side; what leaves for the cloud are tokens."""
+
+    config: TrainConfig
+    dataset: Dataset
+    clients: tuple[Client, ...]
+    image: ImageSpec
+    feature: FeatureSpec
+
+    @cached_property
+    def groups(self) -> dict[Architecture, list[int]]:
+        """Clients by architecture, in the order in which the architectures first appear."""
+        groups: dict[Architecture, list[int]] = {}
+        for client in self.clients:
+            groups.setdefault(client.architecture, []).append(client.index)
+        return groups
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """tokens[label]: the clients' common keyed permutation of the classes."""
+        return np.asarray(self.clients[0].classes.tokens, dtype=np.int64)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """(clients, classes) bool: which tokens are a client's own."""
+        mask = torch.zeros(len(self.clients), self.dataset.classes, dtype=torch.bool)
+        for client in self.clients:
+            mask[client.index, torch.from_numpy(client.classes.own_tokens)] = True
+        return mask
+
+    @cached_property
+    def _preprocess(self) -> Preprocessor:
+        return Preprocessor(self.image)
+
+    def inputs(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
+        """Scaled model input (n, C, H, W) of images (n, H, W, C); channels last in memory, which convolves faster."""
+        return torch.from_numpy(self._preprocess(images)).to(memory_format=torch.channels_last)
+
+    def batch(self, clients: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
+        """The batches of some clients at a step, end to end: inputs (clients · batch, C, H, W) and tokens."""
+        drawn = np.concatenate([self._draw(self.clients[index], step) for index in clients])
+        return self.inputs(self.dataset.x_train[drawn]), torch.from_numpy(self.tokens[self.dataset.y_train[drawn]])
+
+    def _draw(self, client: Client, step: int) -> NDArray[np.int64]:
+        size = self.config.batch
+        random = stream(self.config.seed, BATCHES, client.index, step)
+        drawn: NDArray[np.int64] = random.choice(client.train, size, replace=len(client.train) < size)
+        return drawn
+
+
+def federation(config: TrainConfig, dataset: Dataset) -> Federation:
+    """Deal images and architectures to the clients, by the config's seed."""
+    classes = dataset.classes
+    splits = partition(
+        dataset.y_train, config.partition, classes=classes, seed=config.seed, holdout=config.data.holdout
+    )
+    # The key that the clients share and the cloud never gets: here a permutation drawn from the run's seed.
+    tokens = tuple(int(token) for token in stream(config.seed, TOKENS).permutation(classes))
+    architectures = [Architecture.parse(text) for text in config.architectures]
+    clients = tuple(
+        Client(
+            index,
+            architectures[index % len(architectures)],
+            ClassMap(names=dataset.class_names, own=split.own, tokens=tokens),
+            split.train,
+            split.holdout,
+        )
+        for index, split in enumerate(splits)
+    )
+    image = dataset.image_spec()
+    return Federation(config, dataset, clients, image, feature_spec(image))

@@ -1,0 +1,171 @@
+"""HARMONY (Youn et al., arXiv 2605.07211), reconstructed from its abstract; see docs/algorithm.md.
+
+One step, as it happens between the devices, the aggregator of their extractors, and the cloud:
+
+    1. every client takes an architecture of the federation, in turn its own and the others' (simulated extractors);
+    2. it runs a batch through that slice of the family's super-network and sends features and class tokens;
+    3. the cloud learns θ from all features, pulls together the features that different architectures make of a class
+       (contrast), and returns the gradient at the cut;
+    4. clients add the loss of their exits' all-class gates and send the extractors' gradients to the aggregator.
+
+In the end every client trains personal heads on its own images, over extractors that stay readable for θ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's usual name
+from torch import Tensor
+
+from harmony.core.models import BackEnd, FrontEnd
+from harmony.core.spec import Architecture
+from harmony.train.federation import ROTATION, Federation, stream
+from harmony.train.losses import supervised_contrastive
+from harmony.train.method import Losses, Trained, annealed, numpy_state, optimizer_tensors, restore_optimizer, seeded
+from harmony.train.personalize import personal_heads
+from harmony.train.supernet import Parameters, Trunk, largest, look, skeleton
+
+
+class Upload(NamedTuple):
+    """What the cloud gets of a group of clients at a step: features (n, C, H, W), tokens (n,), the group's number."""
+
+    feature: Tensor
+    tokens: Tensor
+    group: int
+
+
+class Harmony:
+    """Shared super-networks with gate heads, and the back end θ. `round` and `finish` are all that a run calls."""
+
+    gate = True
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation, config = federation, federation.config
+        classes = federation.dataset.classes
+        with seeded(config.seed):
+            self.back_end = BackEnd(federation.feature, width=config.back_end_width, tokens=classes)
+            self.shared = _super_networks(federation)
+        self.cloud = torch.optim.Adam(self.back_end.parameters(), lr=config.learning_rate)
+        self.aggregator = torch.optim.Adam(self.shared.values(), lr=config.learning_rate)
+
+    def round(self, index: int) -> Losses:
+        """One round of `steps` steps; mean losses by client."""
+        steps = self.federation.config.steps
+        losses = Losses.zeros(("gate1", "gate2", "server", "contrast"), len(self.federation.clients))
+        for step in range(index * steps, (index + 1) * steps):
+            self._step(step, losses)
+        return losses.mean(steps)
+
+    def _step(self, step: int, losses: Losses) -> None:
+        annealed((self.cloud, self.aggregator), self.federation.config, step)
+        groups = self._architectures(step)
+        forward = [self._forward(number, *group, step, losses) for number, group in enumerate(groups)]
+        gradients = self._cloud_step([upload for upload, _, _ in forward], [ids for _, ids in groups], losses)
+        self.aggregator.zero_grad(set_to_none=True)
+        for (_, feature, gate_loss), gradient in zip(forward, gradients, strict=True):
+            torch.autograd.backward([feature, gate_loss], [gradient, torch.ones(())])
+        self.aggregator.step()
+
+    def _architectures(self, step: int) -> list[tuple[Architecture, list[int]]]:
+        """Who runs what at a step. All clients move on by the same number of architectures, so batches stay even."""
+        groups = list(self.federation.groups.items())
+        if not self.federation.config.harmony.simulate:
+            return groups
+        shift = int(stream(self.federation.config.seed, ROTATION, step).integers(len(groups)))
+        return [(groups[(place + shift) % len(groups)][0], ids) for place, (_, ids) in enumerate(groups)]
+
+    def _forward(
+        self, number: int, architecture: Architecture, clients: list[int], step: int, losses: Losses
+    ) -> tuple[Upload, Tensor, Tensor]:
+        """Clients' side of steps 2 and 4: (what leaves the devices, the feature in their graph, their own loss)."""
+        inputs, tokens = self.federation.batch(clients, step)
+        parameters = self._parameters(architecture.family)
+        views = look(self._skeleton(architecture), parameters, inputs)
+        gates = [_gate(parameters, exit_, embed) for exit_, embed in (("exit1", views.embed1), ("exit2", views.embed2))]
+        each = [F.cross_entropy(gate, tokens, reduction="none").view(len(clients), -1).mean(1) for gate in gates]
+        losses.add("gate1", clients, each[0])
+        losses.add("gate2", clients, each[1])
+        share = self.federation.config.gamma * len(clients) / len(self.federation.clients)
+        return Upload(views.feature.detach(), tokens, number), views.feature, share * (each[0] + each[1]).mean() / 2
+
+    def _cloud_step(self, uploads: list[Upload], clients: list[list[int]], losses: Losses) -> Sequence[Tensor]:
+        """The cloud's side, step 3: θ learns; returns the loss's gradient at each group's features."""
+        config = self.federation.config
+        features = [upload.feature.requires_grad_() for upload in uploads]
+        tokens = torch.cat([upload.tokens for upload in uploads])
+        embedding = self.back_end.embed(torch.cat(features))
+        each = F.cross_entropy(self.back_end.classify(embedding), tokens, reduction="none")
+        ids = [index for group in clients for index in group]
+        losses.add("server", ids, each.detach().view(len(ids), -1).mean(1))
+        loss = (1 - config.gamma) * each.mean()
+        if config.harmony.contrast > 0:
+            group = torch.cat([torch.full((len(upload.tokens),), upload.group) for upload in uploads])
+            contrast = supervised_contrastive(embedding, tokens, group, config.harmony.temperature)
+            losses.add("contrast", ids, contrast.detach().expand(len(ids)))
+            loss = loss + config.harmony.contrast * contrast
+        self.cloud.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.cloud.step()
+        return [feature.grad for feature in features if feature.grad is not None]
+
+    def finish(self) -> Trained:
+        """Cut every client's front end out of the super-networks and give it personal heads."""
+        clients = {}
+        for architecture, ids in self.federation.groups.items():
+            front_end = self._front_end(architecture)
+            for index in ids:
+                personal_heads(self.federation, index, front_end)
+                clients[index] = numpy_state(front_end)
+        return Trained(numpy_state(self.back_end), clients)
+
+    def _front_end(self, architecture: Architecture) -> FrontEnd:
+        federation, classes = self.federation, self.federation.dataset.classes
+        front_end = FrontEnd(architecture, federation.image, federation.feature, outputs=classes, gate=classes)
+        state = self._skeleton(architecture).slices(self._parameters(architecture.family))
+        front_end.load_state_dict({name: value.detach() for name, value in state.items()}, strict=False)
+        return front_end
+
+    def _skeleton(self, architecture: Architecture) -> Trunk:
+        federation = self.federation
+        return skeleton(architecture, federation.image, federation.feature, federation.dataset.classes)
+
+    def _parameters(self, family: str) -> Parameters:
+        """The family's super-network with the exit at the cut, which all families share: features are alike there."""
+        names = ((name, name.removeprefix(f"{family}/")) for name in self.shared)
+        return {bare: self.shared[name] for name, bare in names if "/" not in bare}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that training depends on, by name."""
+        back_end = {f"back_end/{name}": value for name, value in self.back_end.state_dict().items()}
+        shared = {f"shared/{name}": value.detach() for name, value in self.shared.items()}
+        optimizers = optimizer_tensors("cloud", self.cloud) | optimizer_tensors("aggregator", self.aggregator)
+        return back_end | shared | optimizers
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.back_end.load_state_dict({name: state[f"back_end/{name}"] for name in self.back_end.state_dict()})
+        with torch.no_grad():
+            for name, value in self.shared.items():
+                value.copy_(state[f"shared/{name}"])
+        restore_optimizer("cloud", self.cloud, state)
+        restore_optimizer("aggregator", self.aggregator, state)
+
+
+def _super_networks(federation: Federation) -> Parameters:
+    """One super-network a family (`family/name`), and the exit at the cut once for all (`exit2.name`)."""
+    shared: Parameters = {}
+    classes = federation.dataset.classes
+    for family, architecture in largest(federation.groups).items():
+        network = FrontEnd(architecture, federation.image, federation.feature, outputs=classes, gate=classes)
+        for name, value in network.named_parameters():
+            if ".head." not in name:
+                key = name if name.startswith("exit2.") else f"{family}/{name}"
+                shared.setdefault(key, value.detach().clone().requires_grad_())
+    return shared
+
+
+def _gate(parameters: Parameters, exit_: str, embedding: Tensor) -> Tensor:
+    return F.linear(embedding, parameters[f"{exit_}.gate.weight"], parameters[f"{exit_}.gate.bias"])

@@ -1,0 +1,115 @@
+"""What every method is to a run: rounds over a state that can be saved, and trained models in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from harmony.core.config import TrainConfig
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a round: by term, one value a client (0 where a client or term took no part)."""
+
+    terms: dict[str, Tensor]
+
+    @classmethod
+    def zeros(cls, names: Sequence[str], clients: int) -> Losses:
+        """All terms at 0."""
+        return cls({name: torch.zeros(clients) for name in names})
+
+    def add(self, name: str, clients: Sequence[int], values: Tensor) -> None:
+        """Add one step's values, (clients,)."""
+        self.terms[name][list(clients)] += values.detach()
+
+    def mean(self, steps: int) -> Losses:
+        """Mean over the steps of a round."""
+        return Losses({name: value / steps for name, value in self.terms.items()})
+
+    def culprit(self) -> tuple[str, int] | None:
+        """(term, client) of the first value that is not finite, or None."""
+        for name, value in self.terms.items():
+            if not bool(value.isfinite().all()):
+                return name, int(torch.nonzero(~value.isfinite())[0])
+        return None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome: back-end and front-end state dicts (names of core.models), rows of heads by *label* or token.
+
+    back_end: rows by token; clients: by index, gate and head rows by token (the checkpoint reorders them by label).
+    """
+
+    back_end: dict[str, NDArray[Any]]
+    clients: dict[int, dict[str, NDArray[Any]]]
+
+
+class Method(Protocol):
+    """HARMONY or a rival. Its whole state lies in `state()`; equal states and rounds give equal bits."""
+
+    gate: bool
+
+    def round(self, index: int) -> Losses:
+        """Train one round; losses by client."""
+        ...
+
+    def finish(self) -> Trained:
+        """The trained models, personalised."""
+        ...
+
+    def state(self) -> State:
+        """Everything that later rounds depend on."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Take over a saved state."""
+        ...
+
+
+def annealed(optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
+    """Set the learning rate of a step: half a cosine from the config's rate to 0 (Loshchilov & Hutter 2017)."""
+    rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / (config.rounds * config.steps)))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw initial weights from the run's seed, and leave torch's global stream as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def numpy_state(module: nn.Module) -> dict[str, NDArray[Any]]:
+    """A module's parameters as arrays of their own."""
+    return {name: np.array(value.detach()) for name, value in module.state_dict().items()}
+
+
+def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> State:
+    """An optimizer's running averages, as `optimizer/NAME/parameter/key`."""
+    moments: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"optimizer/{name}/{at}/{key}": value for at, kept in moments.items() for key, value in kept.items()}
+
+
+def restore_optimizer(name: str, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Take over what `optimizer_tensors` gave."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for path, value in state.items():
+        if path.startswith(f"optimizer/{name}/"):
+            at, key = path.split("/")[2:]
+            moments.setdefault(int(at), {})[key] = value.clone()
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

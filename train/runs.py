@@ -1,0 +1,187 @@
+"""A run: rounds of a method, states on disk in between, a checkpoint in the end.
+
+RUN/config.toml          the whole config
+RUN/state/round-NNNNNN/  the last states, for --resume
+RUN/checkpoint/          the trained federation (harmony.core.checkpoint)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harmony.core.bundle import Exit
+from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint, save_checkpoint
+from harmony.core.config import TrainConfig, load_config, save_config
+from harmony.core.data import Dataset, load
+from harmony.core.errors import ArtifactMissing, Diverged, RunError, RunExists
+from harmony.core.models import FrontEnd
+from harmony.core.scores import score
+from harmony.core.sealed import storing
+from harmony.train.calibrate import calibrate
+from harmony.train.federation import Client, Federation, federation
+from harmony.train.harmony import Harmony
+from harmony.train.method import Losses, Method, Trained
+from harmony.train.splitgp import SplitGP
+from harmony.train.state import StateManifest, latest_state, save_state
+
+METHODS: dict[str, Callable[[Federation], Method]] = {"harmony": Harmony, "splitgp": SplitGP}
+CONFIG, CHECKPOINT = "config.toml", "checkpoint"
+
+
+class Progress(NamedTuple):
+    """After a round: how many of how many are done, and every loss term's mean over the clients."""
+
+    done: int
+    rounds: int
+    losses: dict[str, float]
+
+
+Listener = Callable[[Progress], None]
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    dataset: Dataset | None = None,
+    on_progress: Listener = lambda progress: None,
+) -> Path:
+    """Train a federation in the folder `out`; returns its checkpoint folder.
+
+    resume: go on from the last state in `out`, if there is one; the outcome has the same bits as an unbroken run.
+    dataset: the images, if they are loaded already. Raises RunExists, RunError (another config or other images than the
+    run began with), Diverged, StorageError, and what loading the data raises.
+    """
+    _open_folder(config, out, resume)
+    if (out / CHECKPOINT).exists():
+        open_checkpoint(out / CHECKPOINT)
+        return out / CHECKPOINT
+    torch.set_num_threads(config.threads)
+    dataset = dataset or load(config.data.name, data_dir=Path(config.data.folder) if config.data.folder else None)
+    members = federation(config, dataset)
+    method = METHODS[config.method](members)
+    _rounds(method, members, out, on_progress)
+    _save_trained(method.finish(), members, method.gate, out)
+    return out / CHECKPOINT
+
+
+def resumed_config(out: Path) -> TrainConfig:
+    """The config that the run in `out` began with."""
+    if not out.is_dir():
+        raise ArtifactMissing("no run here to resume", where=out, mend="check the path, or leave --resume away")
+    return load_config(out / CONFIG)
+
+
+def _open_folder(config: TrainConfig, out: Path, resume: bool) -> None:
+    if out.exists() and not resume:
+        raise RunExists("this run folder is there already", where=out, mend="--resume it, or choose another --out")
+    if not out.exists() and resume:
+        raise ArtifactMissing("no run here to resume", where=out, mend="check the path, or leave --resume away")
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    if not (out / CONFIG).exists():
+        save_config(config, out / CONFIG)
+    elif load_config(out / CONFIG) != config:
+        raise RunError("the run began with another config", where=out / CONFIG, mend="resume it without other settings")
+
+
+def _rounds(method: Method, members: Federation, out: Path, on_progress: Listener) -> None:
+    config, data = members.config, _fingerprint(members.dataset)
+    history: dict[str, tuple[float, ...]] = {}
+    start = 0
+    if (found := latest_state(out)) is not None:
+        manifest, tensors = found
+        if manifest.data != data:
+            raise RunError("the run began with other images", where=out, mend=f"give the same --data as in {CONFIG}")
+        method.restore(tensors)
+        start, history = manifest.round, manifest.losses
+    for index in range(start, config.rounds):
+        losses = method.round(index)
+        _check_finite(losses, index, out)
+        means = {name: float(value.mean()) for name, value in losses.terms.items()}
+        history = {name: (*history.get(name, ()), value) for name, value in means.items()}
+        if (index + 1) % config.checkpoint_every == 0 or index + 1 == config.rounds:
+            state = StateManifest(round=index + 1, config=config.model_dump(mode="json"), data=data, losses=history)
+            save_state(out, state, method.state())
+        on_progress(Progress(index + 1, config.rounds, means))
+
+
+def _check_finite(losses: Losses, index: int, out: Path) -> None:
+    culprit = losses.culprit()
+    if culprit is not None:
+        term, client = culprit
+        raise Diverged(
+            f"the {term} loss of client {client} is no longer finite in round {index + 1}",
+            where=out,
+            mend="the last good state is kept; lower learning_rate and start anew",
+        )
+
+
+def _save_trained(trained: Trained, members: Federation, gate: bool, out: Path) -> None:
+    by_label = {index: _rows_by_label(tensors, members.tokens) for index, tensors in trained.clients.items()}
+    records = [_record(client, members, by_label[client.index], gate) for client in members.clients]
+    manifest = CheckpointManifest(
+        harmony_version=importlib.metadata.version("harmony-sfl"),
+        run=out.resolve().name,
+        method=members.config.method,
+        round=members.config.rounds,
+        config=members.config.model_dump(mode="json"),
+        dataset=members.dataset.name,
+        image=members.image,
+        feature=members.feature,
+        back_end_width=members.config.back_end_width,
+        gate=gate,
+        clients=tuple(records),
+    )
+    save_checkpoint(out / CHECKPOINT, manifest, trained.back_end, by_label)
+
+
+def _rows_by_label(tensors: dict[str, NDArray[Any]], tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Training knows classes by token; a device wants its heads by label."""
+    heads = (".head.", ".gate.")
+    return {name: value[tokens] if any(part in name for part in heads) else value for name, value in tensors.items()}
+
+
+def _record(client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool) -> ClientRecord:
+    return ClientRecord(
+        index=client.index,
+        architecture=client.architecture,
+        classes=client.classes,
+        exits=_exits(client, members, tensors, gate),
+        train_images=len(client.train),
+        holdout_images=len(client.holdout),
+    )
+
+
+def _exits(client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool) -> tuple[Exit, Exit]:
+    """Thresholds from the client's held-out images, scored by the very front end that is saved."""
+    classes, own = members.dataset.classes, np.asarray(client.classes.own)
+    front_end = FrontEnd(
+        client.architecture, members.image, members.feature, outputs=classes, gate=classes if gate else None
+    )
+    front_end.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    with torch.no_grad():
+        out = front_end(members.inputs(members.dataset.x_train[client.holdout]))
+    config = members.config.exits
+    scores = [
+        score(config.score, logits[:, own].numpy(), None if gates is None else gates.numpy(), own)
+        for logits, gates in ((out.logits1, out.gate1), (out.logits2, out.gate2))
+    ]
+    return calibrate(scores[0], scores[1], config)
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    digest = hashlib.sha256()
+    for array in (dataset.x_train, dataset.y_train):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
