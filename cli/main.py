@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from harmony.cli import data, serve
+from harmony.cli import data, evaluate, serve, train
 from harmony.core.errors import HarmonyError
 
 STORY = """On-device inference and training for hybrid split federated learning.
@@ -35,6 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("data")(data.show)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("serve")(serve.serve)
 
 

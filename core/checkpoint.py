@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from harmony.core.bundle import Exit
-from harmony.core.errors import ArtifactCorrupt
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing
 from harmony.core.sealed import Manifest, require_files, seal, sealing, unseal
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Frozen, ImageSpec
 
@@ -92,3 +92,12 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
 def save_tensors(path: Path, tensors: Tensors) -> None:
     """Write a safetensors file. The bytes go through an ordinary write, so that a full disk is an OSError."""
     path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+
+
+def checkpoint_folder(run: Path) -> Path:
+    """The checkpoint of a run folder; a checkpoint folder is its own. ArtifactMissing if the run has not finished."""
+    if (run / "checkpoint").is_dir():
+        return run / "checkpoint"
+    if (run / "config.toml").is_file():
+        raise ArtifactMissing("the run has not finished", where=run, mend=f"harmony train --out {run} --resume")
+    return run

@@ -100,6 +100,13 @@ class TrainConfig(Frozen):
         return self
 
 
+# What differs between methods where a config is silent: SplitGP has no gate head, and one exit, at the cut.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "harmony": {},
+    "splitgp": {"learning_rate": 0.03, "exits": {"score": "entropy", "pass1": 1.0}},
+}
+
+
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
     """Read a TOML file; ConfigError names the file, the field and what is wrong."""
     try:
@@ -112,17 +119,35 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         value = tomllib.loads(raw.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is not TOML: {error}", where=path) from None
-    return make_config(value | (overrides or {}), where=path)
+    return make_config(merged(value, overrides or {}), where=path)
 
 
 def make_config(value: dict[str, Any], where: object = "config") -> TrainConfig:
     """Check a config; ConfigError names the first field that is wrong."""
+    method = value.get("method", "harmony")
+    defaults = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
     try:
-        return TrainConfig.model_validate(value)
+        return TrainConfig.model_validate(merged(defaults, value))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or None
         raise ConfigError(first["msg"].removeprefix("Value error, "), where=where, field=field) from None
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, table by table. A partition of another kind replaces the whole table."""
+    result = dict(base)
+    for key, value in over.items():
+        kept = result.get(key)
+        if (
+            isinstance(kept, dict)
+            and isinstance(value, dict)
+            and value.get("kind", kept.get("kind")) == kept.get("kind")
+        ):
+            result[key] = merged(kept, value)
+        else:
+            result[key] = value
+    return result
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
