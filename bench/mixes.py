@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,19 @@ from harmony.core.mix import TestMix, test_mix
 Labels = NDArray[np.int64]
 
 
+class Replay(NamedTuple):
+    """Labels that exit 2 and the back end give to every image, wherever its own answer came from."""
+
+    exit2: Labels
+    server: Labels
+
+
 @dataclass(frozen=True, eq=False)
 class Answers:
     """What a device said to n images, in the order of the stream.
 
-    exits: "exit1", "exit2" or "cloud"; label: the answer; local: the device's own; server: the back end's or None.
+    exits: "exit1", "exit2" or "cloud"; label: the answer; local: the device's own; replay: what exit 2 and the back
+    end would have said to every image, None if there was no back end to ask.
     """
 
     truth: Labels
@@ -28,7 +36,7 @@ class Answers:
     label: Labels
     local: Labels
     degraded: NDArray[np.bool_]
-    server: Labels | None = None
+    replay: Replay | None = None
 
     def only(self, chosen: NDArray[np.bool_]) -> Answers:
         """The answers to some of the images."""
@@ -39,7 +47,7 @@ class Answers:
             label=self.label[chosen],
             local=self.local[chosen],
             degraded=self.degraded[chosen],
-            server=None if self.server is None else self.server[chosen],
+            replay=None if self.replay is None else Replay(*(labels[chosen] for labels in self.replay)),
         )
 
 
@@ -95,15 +103,17 @@ def _result(rho: float, part: Answers) -> MixResult:
 def accuracy(part: Answers) -> Accuracy:
     """Accuracy over these images; see the fields of `Accuracy`."""
     right, client = part.label == part.truth, part.local == part.truth
-    server = None if part.server is None else part.server == part.truth
-    all_id = bool(part.is_id.all())
+    server, oracle = None, None
+    if part.replay is not None:
+        knows = part.replay.server == part.truth
+        server, oracle = _share(knows), _share(np.where(part.is_id, part.replay.exit2 == part.truth, knows))
     return Accuracy(
         overall=_share(right),
         id=_share(right[part.is_id]),
-        ood=None if all_id else _share(right[~part.is_id]),
+        ood=None if part.is_id.all() else _share(right[~part.is_id]),
         client=_share(client),
-        server=None if server is None else _share(server),
-        oracle=None if server is None else _share(np.where(part.is_id, client, server)),
+        server=server,
+        oracle=oracle,
     )
 
 

@@ -16,6 +16,7 @@ from harmony.bench.results import BenchResult, BundleResult
 from harmony.core.sealed import write_atomically
 
 _TEMPLATE = "report.html"
+_WORDS = frozenset({"own classes", "profile", "answer by", "regime"})
 
 
 class Figure(NamedTuple):
@@ -27,7 +28,7 @@ class Figure(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells as text; the first column names the row."""
+    """Cells as text; the first column names the row. Columns are flush right but for the first and `_WORDS`."""
 
     title: str
     columns: Sequence[str]
@@ -70,6 +71,7 @@ def write_report(
         sections=[_accuracy(shown), _answers(result), _bytes(result), *([_speed(result)] if result.speed else [])],
         facts=_facts(result) | dict(provenance or {}),
         version=result.harmony_version,
+        words=_WORDS,
     )
     write_atomically(path, page.encode())
 

@@ -134,7 +134,7 @@ class Accuracy(Frozen):
     """Accuracy over one test mix, as shares of correct answers.
 
     overall: what the system answered; id, ood: the same over own and other classes; client: the device's own answer
-    for every image; server: the back end's for every image; oracle: client for ID, server for OOD images.
+    for every image; server: the back end's for every image; oracle: exit 2's for ID, the back end's for OOD images.
     """
 
     overall: Share

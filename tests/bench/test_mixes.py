@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harmony.bench.mixes import Answers, accuracy, by_rho, limited
+from harmony.bench.mixes import Answers, Replay, accuracy, by_rho, limited
 from harmony.core.mix import TestMix
 from harmony.core.mix import test_mix as make_mix
 
@@ -21,7 +21,7 @@ def _answer(mix: TestMix) -> Answers:
     local = np.where(index % 5 == 0, (truth + 1) % 10, truth)
     server = np.where(index % 7 == 0, (truth + 1) % 10, truth)
     label = np.where(exits == "cloud", server, local)
-    return Answers(truth, mix.is_id, exits, label, local, np.zeros(len(index), bool), server)
+    return Answers(truth, mix.is_id, exits, label, local, np.zeros(len(index), bool), Replay(local, server))
 
 
 def test_a_smaller_mix_is_cut_out_of_the_largest() -> None:
@@ -46,16 +46,16 @@ def test_accuracy_by_part() -> None:
             label=np.array([0, 9, 2, 9]),
             local=np.array([0, 1, 9, 9]),
             degraded=np.zeros(4, bool),
-            server=np.array([9, 9, 2, 3]),
+            replay=Replay(exit2=np.array([9, 1, 2, 9]), server=np.array([9, 9, 2, 3])),
         )
     )
-    assert found.model_dump() == {"overall": 0.5, "id": 0.5, "ood": 0.5, "client": 0.5, "server": 0.5, "oracle": 1.0}
+    assert found.model_dump() == {"overall": 0.5, "id": 0.5, "ood": 0.5, "client": 0.5, "server": 0.5, "oracle": 0.75}
 
 
 def test_what_was_not_measured_is_none() -> None:
     mix = make_mix(LABELS, OWN, 0.0, 0)
     answers = _answer(mix)
-    (found,) = by_rho(mix, Answers(**{**vars(answers), "server": None}), labels=LABELS, own=OWN, rhos=(0.0,), seed=0)
+    (found,) = by_rho(mix, Answers(**{**vars(answers), "replay": None}), labels=LABELS, own=OWN, rhos=(0.0,), seed=0)
     assert found.keep_ood is None
     assert (found.accuracy.ood, found.accuracy.server, found.accuracy.oracle) == (None, None, None)
 
