@@ -53,9 +53,12 @@ def decode(frame: bytes | memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
     if magic != MAGIC or reserved != 0 or codec >= len(CODECS):
         raise WireError("not a feature frame of a known version and codec", where="feature frame")
     if tuple(shape) != spec.shape:
-        found = FeatureSpec(channels=max(shape[0], 1), height=max(shape[1], 1), width=max(shape[2], 1))
-        spec.require_same(found, mine="the receiver", theirs="the frame")
-        raise ContractMismatch("the frame has an empty side", where="feature frame")
+        found = "x".join(map(str, shape))  # any three uint16: not always the sides of a FeatureSpec
+        raise ContractMismatch(
+            f"the cut contract differs: the receiver has {spec}, the frame has {found}",
+            where="feature frame",
+            mend="use a front end and a back end of the same run",
+        )
     feature = _DECODERS[CODECS[codec]](memoryview(frame)[_HEADER.size :], spec)
     if not np.isfinite(feature).all():
         raise InvalidInput("the feature holds values that are not finite", where="feature frame")
