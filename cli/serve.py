@@ -32,6 +32,7 @@ def serve(
     max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body, also after decompression.")] = 16 << 20,
     max_batch: Annotated[int, typer.Option(help="Most samples in a request, and in a run of the model.")] = 32,
     queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
+    drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 9,
     log_level: Annotated[Level, typer.Option(help="JSON lines on stderr, from this level on.")] = "warning",
     until_stdin_ends: Annotated[
         bool, typer.Option("--until-stdin-ends", help="Stop too when stdin, a pipe, is closed by its other end.")
@@ -55,7 +56,13 @@ def serve(
     given = _digests(key or [], key_file, no_key=no_key)
     made, keys = _made_key(given, no_key=no_key)
     settings = checked_settings(
-        host=host, port=port, keys=keys, max_body_bytes=max_body, max_batch=max_batch, queue_seconds=queue_seconds
+        host=host,
+        port=port,
+        keys=keys,
+        max_body_bytes=max_body,
+        max_batch=max_batch,
+        queue_seconds=queue_seconds,
+        drain_seconds=drain_seconds,
     )
     set_up_logs(log_level)
 

@@ -125,7 +125,8 @@ class Batcher:
         while jobs := self._take():
             batch = Batch(jobs)
             try:
-                self._run(batch)
+                with np.errstate(all="ignore"):  # what overflows is found by its result; strangers fill no log
+                    self._run(batch)
             except Exception:
                 log.exception("the model failed", extra={"model": self._model.name})
             if self._loop is None or self._loop.is_closed():
@@ -180,6 +181,8 @@ class Batcher:
                 job.load(self._buffer[first : first + job.rows])
             except HarmonyError as error:
                 job.error = of_error(error)
+            except Exception:  # a fault of ours, which must not cost the others of the batch their answers
+                log.exception("a feature could not be loaded", extra={"model": self._model.name})
             else:
                 loaded.append(job)
                 first += job.rows

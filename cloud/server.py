@@ -45,7 +45,8 @@ def serve(path: Path, settings: ServiceSettings, announce: Announce, *, stop_wit
     """Serve the bundles at `path` until SIGTERM or SIGINT, then drain and return.
 
     announce: called once the service answers. stop_with: a file descriptor; its end of file stops the service too,
-    so that it cannot outlive the process that holds the other end.
+    so that it cannot outlive the process that holds the other end. Called on the main thread of a process that ends
+    soon after: both signals are ignored from then on.
     Raises what `open_models` raises, ConfigError for a host that cannot be bound or must not be, PortInUse.
     """
     settings.require_safe()
@@ -113,18 +114,22 @@ class DrainingServer(uvicorn.Server):
 
 @contextmanager
 def _handled_signals(server: DrainingServer) -> Iterator[None]:
-    """uvicorn raises a signal that stopped it once more at its end, for whoever handled it before: that is here, so
-    that a stop by signal is a normal return."""
+    """Make a stop by signal a normal return.
+
+    uvicorn raises the signal that stopped it once more at its end, for whoever handled it before: that is here.
+    """
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.should_exit = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in numbers:  # everything is answered: a second signal must not turn the exit code into a failure
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
