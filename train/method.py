@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -18,11 +17,15 @@ from harmony.core.config import TrainConfig
 State = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Losses:
-    """Losses of a round: by term, one value a client (0 where a client or term took no part)."""
+    """Losses of a round: by term, one value a client (0 where a client or term took no part).
+
+    culprit: (term, client) of the first value of the round that was not finite; what comes after it is its consequence.
+    """
 
     terms: dict[str, Tensor]
+    culprit: tuple[str, int] | None = None
 
     @classmethod
     def zeros(cls, names: Sequence[str], clients: int) -> Losses:
@@ -31,18 +34,14 @@ class Losses:
 
     def add(self, name: str, clients: Sequence[int], values: Tensor) -> None:
         """Add one step's values, (clients,)."""
-        self.terms[name][list(clients)] += values.detach()
+        values = values.detach()
+        self.terms[name][list(clients)] += values
+        if self.culprit is None and not bool(values.isfinite().all()):
+            self.culprit = name, clients[int((~values.isfinite()).nonzero()[0, 0])]
 
     def mean(self, steps: int) -> Losses:
         """Mean over the steps of a round."""
-        return Losses({name: value / steps for name, value in self.terms.items()})
-
-    def culprit(self) -> tuple[str, int] | None:
-        """(term, client) of the first value that is not finite, or None."""
-        for name, value in self.terms.items():
-            if not bool(value.isfinite().all()):
-                return name, int(torch.nonzero(~value.isfinite())[0])
-        return None
+        return Losses({name: value / steps for name, value in self.terms.items()}, self.culprit)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def numpy_state(module: nn.Module) -> dict[str, NDArray[Any]]:
     """A module's parameters as arrays of their own."""
-    return {name: np.array(value.detach()) for name, value in module.state_dict().items()}
+    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> State:

@@ -116,9 +116,8 @@ def _rounds(method: Method, members: Federation, out: Path, on_progress: Listene
 
 
 def _check_finite(losses: Losses, index: int, out: Path) -> None:
-    culprit = losses.culprit()
-    if culprit is not None:
-        term, client = culprit
+    if losses.culprit is not None:
+        term, client = losses.culprit
         raise Diverged(
             f"the {term} loss of client {client} is no longer finite in round {index + 1}",
             where=out,

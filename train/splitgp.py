@@ -69,7 +69,7 @@ class SplitGP:
             "server": F.cross_entropy(back_end(out.feature), tokens),
         }
         for name, value in terms.items():
-            losses.add(name, [client], value)
+            losses.add(name, [client], value[None])
         gamma = self.federation.config.gamma
         return gamma * (terms["exit1"] + terms["exit2"]) / 2 + (1 - gamma) * terms["server"]
 

@@ -1,0 +1,116 @@
+"""Evaluation against a literal recount, image by image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harmony.core.checkpoint import open_checkpoint
+from harmony.core.data import Dataset
+from harmony.core.errors import ContractMismatch
+from harmony.core.mix import test_mix as mix_of
+from harmony.core.preprocess import Preprocessor
+from harmony.core.scores import own_mass
+from harmony.train import Evaluation, evaluate, train
+from harmony.train.evaluate import ranking
+from harmony.train.models import load_back_end, load_front_end
+
+
+@pytest.fixture(scope="module")
+def trained(images: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from harmony.core.config import make_config
+
+    config = make_config(
+        {
+            "partition": {"kind": "classes", "clients": 4, "classes": 3},
+            "architectures": ["resnet-w16-d1", "mobilenet-w8-d1"],
+            "back_end_width": 8,
+            "rounds": 20,
+            "threads": 1,
+            "batch": 8,
+            "checkpoint_every": 20,
+        }
+    )
+    return train(config, tmp_path_factory.mktemp("evaluate") / "run", dataset=images)
+
+
+@pytest.fixture(scope="module")
+def evaluation(trained: Path, images: Dataset) -> Evaluation:
+    return evaluate(trained, images, rhos=(0.0, 0.4, 1.0))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_counts_are_those_of_a_loop_over_single_images(
+    place: int, evaluation: Evaluation, trained: Path, images: Dataset
+) -> None:
+    manifest = open_checkpoint(trained)
+    record = manifest.clients[1]
+    found = evaluation.clients[1].curve[place]
+    front_end, back_end = load_front_end(trained, manifest, record), load_back_end(trained, manifest)
+    preprocess, own = Preprocessor(manifest.image), list(record.classes.own)
+    mix = mix_of(images.y_test, own, found.rho, 0)
+    right, right_server, at1, sent = [], [], [], []
+    for index in mix.indices:
+        with torch.no_grad():
+            out = front_end(torch.from_numpy(preprocess(images.x_test[index : index + 1])))
+            token = int(back_end(out.feature).argmax())
+        assert out.gate1 is not None
+        assert out.gate2 is not None
+        server = next(label for label in range(10) if record.classes.tokens[label] == token)
+        scores = [float(own_mass(gate.numpy(), np.array(own))[0]) for gate in (out.gate1, out.gate2)]
+        local1, local2 = (own[int(logits[0, own].argmax())] for logits in (out.logits1, out.logits2))
+        at1.append(scores[0] >= record.exits[0].threshold)
+        sent.append(not at1[-1] and scores[1] < record.exits[1].threshold)
+        answer = local1 if at1[-1] else server if sent[-1] else local2
+        right.append(answer == images.y_test[index])
+        right_server.append(server == images.y_test[index])
+    count = len(mix.indices)
+    # One image may sit on a threshold, where batched and single arithmetic differ in the last bit.
+    assert abs(found.overall - np.mean(right)) <= 1.5 / count
+    assert abs(found.server_only - np.mean(right_server)) <= 1.5 / count
+    assert abs(found.exit1 - np.mean(at1)) <= 1.5 / count
+    assert abs(found.offload - np.mean(sent)) <= 1.5 / count
+    assert abs(found.id - np.mean(np.array(right)[mix.is_id])) <= 1.5 / count
+    if found.rho:
+        assert found.ood is not None
+        assert abs(found.ood - np.mean(np.array(right)[~mix.is_id])) <= 1.5 / count
+
+
+def test_the_same_id_images_are_in_every_mix(evaluation: Evaluation) -> None:
+    for client in evaluation.clients:
+        assert len({(one.id, one.client_id, one.server_id, one.id_to_server) for one in client.curve}) == 1
+        assert client.curve[0].ood is None
+        assert client.curve[0].overall == client.curve[0].id
+
+
+def test_means_and_the_worst_tenth(evaluation: Evaluation) -> None:
+    for place, mean in enumerate(evaluation.mean):
+        overall = [client.curve[place].overall for client in evaluation.clients]
+        assert mean.overall == pytest.approx(np.mean(overall))
+        assert evaluation.worst[place] == min(overall)
+
+
+def test_ranking_counts_pairs_and_ties_half() -> None:
+    random = np.random.default_rng(0)
+    inside = random.integers(0, 6, 40).astype(np.float32)
+    outside = random.integers(-2, 4, 30).astype(np.float32)
+    pairs = [(1.0 if a > b else 0.5 if a == b else 0.0) for a in inside for b in outside]
+    auroc, fpr95 = ranking(inside, outside)
+    assert auroc == pytest.approx(np.mean(pairs))
+    kept = next(t for t in sorted(set(inside), reverse=True) if np.mean(inside >= t) >= 0.95)
+    assert fpr95 == pytest.approx(np.mean(outside >= kept))
+    assert ranking(inside, outside[:0]) == (None, None)
+
+
+def test_other_images_or_classes_are_refused(trained: Path, images: Dataset) -> None:
+    small = Dataset(
+        "small", images.x_train[:, :20], images.y_train, images.x_test[:, :20], images.y_test, images.class_names
+    )
+    with pytest.raises(ContractMismatch, match="28x28x1"):
+        evaluate(trained, small)
+    renamed = Dataset("renamed", images.x_train, images.y_train, images.x_test, images.y_test, tuple("abcdefghij"))
+    with pytest.raises(ContractMismatch, match="classes"):
+        evaluate(trained, renamed)

@@ -1,0 +1,110 @@
+"""What the parts of HARMONY do, seen from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harmony.core.config import TrainConfig, make_config
+from harmony.core.data import Dataset
+from harmony.train.federation import federation
+from harmony.train.harmony import Harmony, Upload
+
+
+def changed(config: TrainConfig, **parts: Any) -> TrainConfig:
+    value = config.model_dump(mode="json")
+    return make_config(value | {"harmony": value["harmony"] | parts})
+
+
+def test_with_simulation_every_client_meets_every_architecture(config: TrainConfig, images: Dataset) -> None:
+    method = Harmony(federation(config, images))
+    met: dict[int, set[str]] = {client: set() for client in range(4)}
+    for step in range(40):
+        steps = method._architectures(step)
+        assert sorted(client for _, ids in steps for client in ids) == [0, 1, 2, 3]
+        for architecture, ids in steps:
+            for client in ids:
+                met[client].add(str(architecture))
+    assert all(one == set(config.architectures) for one in met.values())
+
+
+def test_without_simulation_clients_keep_to_their_own(config: TrainConfig, images: Dataset) -> None:
+    method = Harmony(federation(changed(config, simulate=False), images))
+    for step in range(10):
+        for architecture, ids in method._architectures(step):
+            assert all(config.architectures[client] == str(architecture) for client in ids)
+
+
+def test_the_cloud_gets_features_and_tokens_and_nothing_else(
+    config: TrainConfig, images: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every tensor that crosses: of the cut's shape and cut off from the devices' graph, or a token."""
+    members = federation(config, images)
+    crossed: list[Upload] = []
+    whole = Harmony._cloud_step
+
+    def watching(self: Harmony, uploads: list[Upload], clients: list[list[int]], losses: Any) -> Any:
+        crossed.extend(Upload(one.feature.clone(), one.tokens.clone(), one.group) for one in uploads)
+        assert all(one.feature.grad_fn is None for one in uploads)
+        return whole(self, uploads, clients, losses)
+
+    monkeypatch.setattr(Harmony, "_cloud_step", watching)
+    Harmony(members).round(0)
+    assert crossed
+    drawn = {client: set(client_tokens(members, client)) for client in range(4)}
+    for upload in crossed:
+        assert upload.feature.shape[1:] == members.feature.shape
+        assert set(upload.tokens.tolist()) <= set().union(*drawn.values())
+    labels = [set(client.classes.own) for client in members.clients]
+    assert any(drawn[client] != labels[client] for client in range(4))
+
+
+def client_tokens(members: Any, client: int) -> list[int]:
+    tokens: list[int] = members.clients[client].classes.own_tokens.tolist()
+    return tokens
+
+
+def test_contrast_can_be_switched_on_and_changes_what_is_learnt(config: TrainConfig, images: Dataset) -> None:
+    plain, contrasted = (Harmony(federation(changed(config, contrast=weight), images)) for weight in (0.0, 1.0))
+    off, on = plain.round(0), contrasted.round(0)
+    assert not off.terms["contrast"].any()
+    assert bool((on.terms["contrast"] > 0).all())
+    weight = "back_end/classify.weight"
+    assert not torch.equal(plain.state()[weight], contrasted.state()[weight])
+
+
+def test_all_families_share_the_exit_at_the_cut_and_clients_of_one_architecture_their_extractor(
+    config: TrainConfig, images: Dataset
+) -> None:
+    config = make_config(config.model_dump(mode="json") | {"architectures": ["resnet-w16-d1", "mobilenet-w8-d1"]})
+    method = Harmony(federation(config, images))
+    method.round(0)
+    clients = method.finish().clients
+    for name in clients[0]:
+        same = (clients[0][name] == clients[2][name]).all()
+        assert same or ".head." in name
+    assert (clients[0]["exit2.gate.weight"] == clients[1]["exit2.gate.weight"]).all()
+    assert any((clients[0][name] != clients[2][name]).any() for name in clients[0] if ".head." in name)
+
+
+def test_a_personal_head_is_kept_only_if_it_errs_less_on_held_out_images(config: TrainConfig, images: Dataset) -> None:
+    """At an absurd learning rate the trained head is worse than the gate's rows, and those stay."""
+    wild = make_config(config.model_dump(mode="json") | {"learning_rate": 10.0})
+    method = Harmony(federation(wild, images))
+    clients = method.finish().clients
+    for tensors in clients.values():
+        assert (tensors["exit2.head.weight"] == tensors["exit2.gate.weight"]).all()
+
+
+def test_state_and_restore_are_inverse(config: TrainConfig, images: Dataset) -> None:
+    members = federation(config, images)
+    one = Harmony(members)
+    one.round(0)
+    saved = {name: value.clone() for name, value in one.state().items()}
+    two = Harmony(members)
+    two.restore(saved)
+    assert all(torch.equal(value, two.state()[name]) for name, value in saved.items())
+    first, second = one.round(1), two.round(1)
+    assert all(torch.equal(first.terms[name], second.terms[name]) for name in first.terms)
