@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set everything up in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The first recipe line of pip needs torch named by itself: a looser pin would pull the CUDA build.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test lint setup clean
+.DEFAULT_GOAL := demo
+
+demo: setup  ## the whole story on embedded images: train, export, serve, answer with fallback, profile, report
+	$(BIN)/harmony demo
+
+test: setup  ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## style, types and the rules of who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "HARMONY needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,dev]"
+	touch $@
+
+clean:  ## remove the environment and every cache, but no run
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
