@@ -12,7 +12,6 @@ from harmony.cloud.refusal import Refusal, malformed, too_large
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 _WINDOW = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}  # HTTP's deflate is a zlib stream
-_SMALL = 64 << 10
 
 
 def declared_length(header: bytes | None, limit: int) -> int | None:
@@ -59,8 +58,6 @@ async def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
         return body
     if name not in _WINDOW:
         raise Refusal(415, "encoding", "Content-Encoding must be gzip, deflate or identity")
-    if len(body) <= _SMALL and limit <= _SMALL:
-        return _inflate(body, _WINDOW[name], limit)
     return await asyncio.to_thread(_inflate, body, _WINDOW[name], limit)  # zlib lets the loop go on meanwhile
 
 

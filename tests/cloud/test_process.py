@@ -35,6 +35,7 @@ def test_it_answers_with_its_own_key_and_is_gone_afterwards(bundle: Bundle, clie
         assert service.models == ("backend",)
         assert service.pid != os.getpid()
         assert client_of(service).get("/v2/models/backend").status == 200
+        assert "torch" not in Path(f"/proc/{service.pid}/maps").read_text()
         assert service.key not in Path(f"/proc/{service.pid}/cmdline").read_text()
     assert not alive(service.pid)
 
