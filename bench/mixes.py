@@ -26,7 +26,8 @@ class Replay(NamedTuple):
 class Answers:
     """What a device said to n images, in the order of the stream.
 
-    exits: "exit1", "exit2" or "cloud"; label: the answer; local: the device's own; replay: what exit 2 and the back
+    exits: "exit1", "exit2" or "cloud"; label: the answer; local: the device's own; unsure: no exit was sure enough;
+    degraded: the cloud was asked and did not help; replay: what exit 2 and the back
     end would have said to every image, None if there was no back end to ask.
     """
 
@@ -35,6 +36,7 @@ class Answers:
     exits: NDArray[np.str_]
     label: Labels
     local: Labels
+    unsure: NDArray[np.bool_]
     degraded: NDArray[np.bool_]
     replay: Replay | None = None
 
@@ -46,6 +48,7 @@ class Answers:
             exits=self.exits[chosen],
             label=self.label[chosen],
             local=self.local[chosen],
+            unsure=self.unsure[chosen],
             degraded=self.degraded[chosen],
             replay=None if self.replay is None else Replay(*(labels[chosen] for labels in self.replay)),
         )
@@ -93,6 +96,7 @@ def _result(rho: float, part: Answers) -> MixResult:
         exit1=_share(part.exits == "exit1"),
         exit2=_share(part.exits == "exit2"),
         cloud=_share(sent),
+        unsure=_share(part.unsure),
         degraded=_share(part.degraded),
         offload_id=_share(sent[part.is_id]),
         keep_ood=None if part.is_id.all() else _share(~sent[~part.is_id]),

@@ -81,9 +81,9 @@ def _check(folder: Path, manifest: DeviceManifest, settings: BenchSettings, clou
             raise EngineUnavailable(f"has no files for {engine}", where=folder, mend=f"use --engine {known}")
     if cloud is not None:
         manifest.feature.require_same(cloud.feature, mine=str(folder), theirs=str(settings.cloud))
-        if cloud.run != manifest.run:
+        if (cloud.run, cloud.checkpoint) != (manifest.run, manifest.checkpoint):
             raise ContractMismatch(
-                f"was trained in run '{manifest.run}', {settings.cloud} in '{cloud.run}'",
+                f"is not of the same checkpoint as {settings.cloud} (runs '{manifest.run}' and '{cloud.run}')",
                 where=folder,
                 mend="bench devices with the back end they were trained with",
             )

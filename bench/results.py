@@ -118,7 +118,7 @@ class CodecSize(Frozen):
 
 
 class Wire(Frozen):
-    """Bytes of one offload. request, answer: as sent and received by the device, None if nothing was offloaded.
+    """Bytes of one offload. request, answer: HTTP bodies as sent and received, None if nothing was offloaded.
 
     image_bytes: the raw image, for comparison; it never leaves the device.
     """
@@ -148,8 +148,8 @@ class Accuracy(Frozen):
 class MixResult(Frozen):
     """One test mix: n_id images of own classes and n_ood ≈ ρ · n_id of others.
 
-    exit1, exit2, cloud: where the answers came from, together 1; degraded: share of the images that should have been
-    offloaded, but got the local answer because the cloud did not help (part of exit2).
+    exit1, exit2, cloud: where the answers came from, together 1; unsure: share that no exit was sure enough of, so
+    that it went to the cloud, or would have; degraded: share for which the cloud was asked and did not help.
     offload_id: share of ID images that were sent away; keep_ood: share of OOD images that were not.
     """
 
@@ -159,6 +159,7 @@ class MixResult(Frozen):
     exit1: Share
     exit2: Share
     cloud: Share
+    unsure: Share
     degraded: Share
     offload_id: Share
     keep_ood: Share | None

@@ -27,13 +27,14 @@ class Cloud(NamedTuple):
 class Stream:
     """What a device process said, one value an image.
 
-    label: the answer; local: the device's own; exits: "exit1", "exit2" or "cloud"; degraded: should have been
-    offloaded, but was not; bytes_sent, bytes_received: of its offload, 0 without one.
+    label: the answer; local: the device's own; exits: "exit1", "exit2" or "cloud"; unsure: no exit was sure enough;
+    degraded: the cloud was asked, but did not help; bytes_sent, bytes_received: HTTP bodies of its offload.
     """
 
     label: NDArray[np.int64]
     local: NDArray[np.int64]
     exits: NDArray[np.str_]
+    unsure: NDArray[np.bool_]
     degraded: NDArray[np.bool_]
     bytes_sent: NDArray[np.int64]
     bytes_received: NDArray[np.int64]
@@ -60,6 +61,7 @@ def _parse(report: dict[str, Any]) -> Stream:
         label=np.asarray(columns["label"], np.int64),
         local=np.asarray(columns["local_label"], np.int64),
         exits=np.asarray(columns["exit"], np.str_),
+        unsure=np.asarray(columns["would_offload"], np.bool_),
         degraded=np.asarray(columns["degraded"], np.bool_),
         bytes_sent=np.asarray(columns["bytes_sent"], np.int64),
         bytes_received=np.asarray(columns["bytes_received"], np.int64),

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from harmony.cli import data, evaluate, serve, train
+from harmony.cli import bench, data, demo, evaluate, serve, train
 from harmony.core.errors import HarmonyError
 
 STORY = """On-device inference and training for hybrid split federated learning.
@@ -34,10 +34,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo.demo)
 app.command("data")(data.show)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("serve")(serve.serve)
+app.command("bench")(bench.bench)
 
 
 def main() -> None:

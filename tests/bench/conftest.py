@@ -1,12 +1,19 @@
-"""A small, made-up result that has everything a real one can have."""
+"""A made-up result that has everything a real one can have, and tiny bundles that really run."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
+from harmony.bench.bare import one_thread_session
 from harmony.bench.curves import ClientCurve, CurvePoint, MethodCurves
 from harmony.bench.links import LINKS
 from harmony.bench.results import (
@@ -27,6 +34,14 @@ from harmony.bench.results import (
     Wire,
 )
 from harmony.bench.statistics import ratio, summarise
+from harmony.core.bundle import VECTORS, CloudManifest, DeviceManifest, Exit, Fallback, open_cloud_bundle, write_vectors
+from harmony.core.data import load
+from harmony.core.preprocess import Preprocessor
+from harmony.core.scores import neg_entropy
+from harmony.core.sealed import seal, sealing
+from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
+
+Floats = NDArray[np.float32]
 
 RHOS = (0.0, 0.5, 1.0)
 ARCHITECTURES = ("resnet-w16-d1", "mobilenet-w16-d1", "resnet-w24-d1", "mobilenet-w24-d1")
@@ -41,6 +56,7 @@ def _mix(rho: float, client: int) -> MixResult:
         exit1=0.44 - 0.2 * rho,
         exit2=1 - cloud - (0.44 - 0.2 * rho),
         cloud=cloud,
+        unsure=cloud,
         degraded=0.0,
         offload_id=0.1,
         keep_ood=0.2 if rho else None,
@@ -171,3 +187,149 @@ def curves() -> dict[str, MethodCurves]:
         )
 
     return {"splitgp": clients(0.88, 0.34, 0.38), "harmony": clients(0.93, 0.12, 0.78)}
+
+
+CLASSES = 10
+TOKENS = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
+FEATURE = FeatureSpec(channels=2, height=7, width=7)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Two device bundles and their cloud."""
+
+    devices: tuple[Path, Path]
+    cloud: Path
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """Bundles of the embedded images: 4×4 means, then linear classifiers fitted by least squares.
+
+    Both know own classes well, so that every way an answer can take is taken and no accuracy is that of chance.
+    """
+    data, folder = load("fashion-mnist-mini"), tmp_path_factory.mktemp("bundles")
+    image = data.image_spec()
+    pooled = Preprocessor(image)(data.x_train[::5]).reshape(-1, 7, 4, 7, 4).mean((2, 4)).reshape(-1, 49)
+    labels = data.y_train[::5]
+    own = ((0, 3, 6), (1, 5, 8))
+    devices = tuple(_device(folder / f"client-{n:03d}", n, own[n], pooled, labels, image) for n in (0, 1))
+    return Federation((devices[0], devices[1]), _back_end(folder / "cloud", pooled, labels))
+
+
+def _fit(pooled: Floats, labels: Any, classes: Sequence[int]) -> tuple[Floats, Floats]:
+    """Weight (49, classes) and bias of a ridge classifier, scaled so that a softmax over it is sure of something."""
+    chosen = np.isin(labels, classes)
+    x, y = pooled[chosen], (labels[chosen, None] == np.asarray(classes)) * 2.0 - 1
+    x = np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
+    solution = 4 * np.linalg.solve(x.T @ x + np.eye(50), x.T @ y)
+    return solution[:-1].astype(np.float32), solution[-1].astype(np.float32)
+
+
+def _model(nodes: list[Any], inputs: dict[str, list[Any]], outputs: dict[str, list[Any]], **tensors: Floats) -> bytes:
+    def infos(ports: dict[str, list[Any]]) -> list[Any]:
+        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ports.items()]
+
+    constants = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "g", infos(inputs), infos(outputs), constants)
+    program: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    ).SerializeToString()
+    return program
+
+
+def _device(folder: Path, index: int, own: Sequence[int], pooled: Floats, labels: Any, image: ImageSpec) -> Path:
+    weight, bias = _fit(pooled, labels, own)
+    pool = helper.make_node("AveragePool", ["image"], ["hidden"], kernel_shape=[4, 4], strides=[4, 4])
+    twice = helper.make_node("Concat", ["hidden", "hidden"], ["feature"], axis=1)
+    hidden, feature = [1, 1, 7, 7], [1, *FEATURE.shape]
+    scores = neg_entropy((pooled[np.isin(labels, own)] @ weight + bias).astype(np.float32))
+    with sealing(folder) as draft:
+        (draft / "exit1.onnx").write_bytes(
+            _model(
+                [pool, *_linear("hidden", "logits1")],
+                {"image": [1, 1, 28, 28]},
+                {"hidden": hidden, "logits1": [1, 3]},
+                weight=weight,
+                bias=bias,
+            )
+        )
+        (draft / "exit2.onnx").write_bytes(
+            _model(
+                [twice, *_linear("hidden", "logits2")],
+                {"hidden": hidden},
+                {"feature": feature, "logits2": [1, 3]},
+                weight=weight,
+                bias=bias,
+            )
+        )
+        write_vectors(draft / VECTORS, {"feature": pooled[:4].reshape(4, 1, 7, 7).repeat(2, axis=1)})
+        manifest = DeviceManifest(
+            harmony_version="0.1.0",
+            run="tiny",
+            method="harmony",
+            client=index,
+            architecture=Architecture.parse("resnet-w8-d1"),
+            dataset="fashion-mnist-mini",
+            image=image,
+            feature=FEATURE,
+            classes=ClassMap(names=load("fashion-mnist-mini").class_names, own=tuple(own), tokens=TOKENS),
+            exits=(
+                Exit(name="exit1", score="entropy", threshold=float(np.quantile(scores, 0.6))),
+                Exit(name="exit2", score="entropy", threshold=float(np.quantile(scores, 0.2))),
+            ),
+            gate=False,
+            fallback=Fallback(),
+            engines={"onnxruntime": {"exit1": "exit1.onnx", "exit2": "exit2.onnx"}},
+            parameters=150,
+        )
+        seal(draft, manifest)
+    return folder
+
+
+def _linear(source: str, target: str) -> list[Any]:
+    flat = helper.make_node("Flatten", [source], ["flat"], axis=1)
+    return [flat, helper.make_node("Gemm", ["flat", "weight", "bias"], [target])]
+
+
+def _back_end(folder: Path, pooled: Floats, labels: Any) -> Path:
+    weight, bias = _fit(pooled, labels, np.argsort(TOKENS).tolist())  # column t is the class whose token is t
+    softmax = helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)
+    program = _model(
+        [*_linear("feature", "logits"), softmax],
+        {"feature": ["n", *FEATURE.shape]},
+        {"probabilities": ["n", CLASSES]},
+        weight=(np.concatenate([weight, weight]) / 2).astype(np.float32),
+        bias=bias,
+    )
+    with sealing(folder) as draft:
+        (draft / "back_end.onnx").write_bytes(program)
+        session = one_thread_session(draft / "back_end.onnx")
+        features = pooled[:4].reshape(4, 1, 7, 7).repeat(2, axis=1)
+        (probabilities,) = session.run(None, {"feature": features})
+        write_vectors(draft / VECTORS, {"feature": features, "probabilities": probabilities})
+        manifest = CloudManifest(
+            harmony_version="0.1.0",
+            run="tiny",
+            method="harmony",
+            feature=FEATURE,
+            tokens=CLASSES,
+            parameters=990,
+        )
+        seal(draft, manifest)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resealed() -> Callable[[Path, Path, dict[str, Any]], Path]:
+    """Copies a cloud bundle with other fields in its manifest, sealed again."""
+
+    def change(source: Path, target: Path, fields: dict[str, Any]) -> Path:
+        manifest = CloudManifest.model_validate(open_cloud_bundle(source).model_dump() | fields)
+        with sealing(target) as draft:
+            for name in manifest.files:
+                shutil.copy(source / name, draft / name)
+            seal(draft, manifest)
+        return target
+
+    return change

@@ -21,7 +21,9 @@ def _answer(mix: TestMix) -> Answers:
     local = np.where(index % 5 == 0, (truth + 1) % 10, truth)
     server = np.where(index % 7 == 0, (truth + 1) % 10, truth)
     label = np.where(exits == "cloud", server, local)
-    return Answers(truth, mix.is_id, exits, label, local, np.zeros(len(index), bool), Replay(local, server))
+    return Answers(
+        truth, mix.is_id, exits, label, local, exits == "cloud", np.zeros(len(index), bool), Replay(local, server)
+    )
 
 
 def test_a_smaller_mix_is_cut_out_of_the_largest() -> None:
@@ -45,6 +47,7 @@ def test_accuracy_by_part() -> None:
             exits=np.array(["exit1", "cloud", "cloud", "exit2"]),
             label=np.array([0, 9, 2, 9]),
             local=np.array([0, 1, 9, 9]),
+            unsure=np.array([False, True, True, False]),
             degraded=np.zeros(4, bool),
             replay=Replay(exit2=np.array([9, 1, 2, 9]), server=np.array([9, 9, 2, 3])),
         )
