@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from harmony.cli import bench, data, demo, evaluate, serve, train
+from harmony.cli import bench, data, demo, evaluate, export, infer, serve, train, verify
 from harmony.core.errors import HarmonyError
 
 STORY = """On-device inference and training for hybrid split federated learning.
@@ -38,7 +38,10 @@ app.command("demo")(demo.demo)
 app.command("data")(data.show)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("verify")(verify.verify)
 app.command("serve")(serve.serve)
+app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
 
 

@@ -1,0 +1,109 @@
+"""`harmony export`: bundles for devices and for the cloud out of a trained run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from harmony.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harmony.export.report import ExportReport, Format, OnEvent
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of harmony train, or a checkpoint.")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Bundles go to DIR/client-KKK and DIR/cloud.")],
+    client: Annotated[str, typer.Option(metavar="K[,K…]|all", help="Whose front ends.")] = "all",
+    formats: Annotated[str, typer.Option("--format", help="onnx, executorch, or both.")] = "onnx,executorch",
+    jobs: Annotated[int, typer.Option(help="Processes that lower networks; 0: as many as pay, at most 2.")] = 0,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the run's named data set lies.")] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Check parity on noise, where the run's data cannot be had.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+) -> None:
+    """Export a run's front ends and back end, each checked against PyTorch on real test images.
+
+    \b
+    harmony export runs/first --out bundles/                            every client, ONNX and ExecuTorch, and the cloud
+    harmony export runs/first --out bundles/ --client 3 --format onnx   one device, ONNX alone
+    harmony export runs/first --out bundles/ --json                     sizes, parity errors and times, for scripts
+
+    Interrupted? Run it again: bundles that are whole are kept.
+    """
+    from harmony.export import export_run
+
+    with _progress_bar() as on_event:
+        reports = export_run(
+            run,
+            out,
+            clients=_clients(client),
+            formats=cast("list[Format]", [one.strip() for one in formats.split(",") if one.strip()]),
+            jobs=jobs or _jobs(),
+            data_dir=data_dir,
+            noise=noise,
+            on_event=on_event,
+        )
+    _print(reports, as_json=as_json)
+
+
+def _clients(text: str) -> list[int] | None:
+    if text.strip() == "all":
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and len(part) < 7 for part in parts):
+        raise ConfigError(f"'{text}' names no clients", where="--client", mend="write 3, or 0,2,5, or all")
+    return [int(part) for part in parts]
+
+
+def _jobs() -> int:
+    import os
+
+    return min(2, len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def _progress_bar() -> Iterator[OnEvent]:
+    """A bar on stderr; nothing there if stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("export"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as display:
+        bar = display.add_task("loading", total=None)
+        yield lambda what, done, total: display.update(bar, description=what, completed=done, total=total)
+
+
+def _print(reports: list[ExportReport], *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from harmony.cli.output import print_json, print_table
+
+    if as_json:
+        print_json([asdict(report) | {"bundle": str(report.bundle)} for report in reports])
+        return
+    columns = ("bundle", "architecture", "parameters", "KiB", "largest error", "delegated", "seconds")
+    print_table("Export", columns, [_row(report) for report in reports])
+
+
+def _row(report: ExportReport) -> tuple[Any, ...]:
+    name, network = str(report.bundle), report.architecture or "back end"
+    if report.kept:
+        return name, network, f"{report.parameters:,}", "kept", "", "", ""
+    sizes = " + ".join(f"{sum(one.files.values()) / 1024:.0f}" for one in report.engines)
+    errors = " / ".join(f"{one.max_error:.1e}" for one in report.engines)
+    shares = " / ".join(f"{one.delegated:.0%}" for one in report.engines if one.delegated is not None)
+    return name, network, f"{report.parameters:,}", sizes, errors, shares, f"{report.seconds:.1f}"

@@ -1,0 +1,54 @@
+"""What a device says of an image, and what it may hear from the cloud."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+ExitTaken = Literal["exit1", "exit2", "cloud"]
+
+
+class CloudAnswer(NamedTuple):
+    """What the cloud said: a label, and the probability that it gives to it."""
+
+    label: int
+    probability: float
+
+
+class Fallback(Protocol):
+    """Who is asked where the device is not sure; FallbackClient is one."""
+
+    def ask(self, feature: Floats) -> CloudAnswer:
+        """feature (C, H, W) → the answer, or a FallbackError in time."""
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that the last `ask` sent and received, also if it failed."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a device says of one image.
+
+    exit: where the answer was made; probability: its softmax there, over the own classes or, in the cloud, over all;
+    scores: of the exits that were passed, in order; local_label: what the last of them said;
+    would_offload: no exit was sure enough; degraded: it should have come from the cloud, but the local answer had to
+    do, for the `reason`; seconds: all of it; bytes: of HTTP bodies.
+    """
+
+    label: int
+    class_name: str
+    exit: ExitTaken
+    probability: float
+    scores: tuple[float, ...]
+    local_label: int
+    seconds: float
+    would_offload: bool = False
+    degraded: bool = False
+    reason: str | None = None
+    bytes_sent: int = 0
+    bytes_received: int = 0

@@ -1,0 +1,61 @@
+"""What runs a front end: the interface, and the one place that chooses an engine. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmony.core.bundle import DeviceManifest, EngineName
+from harmony.core.errors import ArtifactCorrupt, ConfigError, EngineUnavailable
+from harmony.core.sealed import Manifest
+
+Floats = NDArray[np.float32]
+ExitOut = tuple[Floats, Floats, Floats | None]
+
+
+class Engine(Protocol):
+    """A loaded front end. Arrays that it returns may be its own buffers: valid until the same method's next call.
+
+    Not thread-safe.
+    """
+
+    def exit1(self, image: Floats) -> ExitOut:
+        """image (1, C, H, W), scaled → hidden, logits (1, own), gate (1, classes) or None."""
+
+    def exit2(self, hidden: Floats) -> ExitOut:
+        """hidden, as exit1 gave it → feature (1, *FeatureSpec.shape), logits (1, own), gate (1, classes) or None."""
+
+
+def open_engine(bundle: Path, manifest: DeviceManifest, name: EngineName = "onnxruntime") -> Engine:
+    """Load the front end of an opened bundle. The files are hashed again, as bytes that nobody can change any more,
+    since a native parser that is given other bytes may answer wrongly or end the process.
+
+    EngineUnavailable if the bundle has no files for it or the runtime is missing; ArtifactCorrupt, ContractMismatch.
+    """
+    if name not in get_args(EngineName):
+        raise ConfigError(f"'{name}' is no engine", mend=f"choose one of {', '.join(get_args(EngineName))}")
+    if name not in manifest.engines:
+        raise EngineUnavailable(
+            f"has no files for {name}, only for {', '.join(manifest.engines)}", where=bundle,
+            mend="export it again with that format, or choose another --engine",
+        )  # fmt: skip
+    files = {role: read_sealed(bundle, manifest, file) for role, file in manifest.engines[name].items()}
+    if name == "executorch":
+        from harmony.device.executorch_engine import ExecutorchEngine  # noqa: PLC0415  (imports torch)
+
+        return ExecutorchEngine(files["program"], manifest, bundle)
+    from harmony.device.onnx_engine import OnnxEngine  # noqa: PLC0415
+
+    return OnnxEngine(files["exit1"], files["exit2"], manifest, bundle)
+
+
+def read_sealed(bundle: Path, manifest: Manifest, name: str) -> bytes:
+    """The bytes of one file, which are those that the manifest seals; ArtifactCorrupt otherwise."""
+    content = (bundle / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
+        raise ArtifactCorrupt("was changed while it was read", where=bundle / name, mend="copy the folder again")
+    return content

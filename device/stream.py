@@ -1,0 +1,155 @@
+"""A device process: `python -m harmony.device.stream BUNDLE --images FILE --out FILE [--server URL …]`.
+
+Answers every image of a file, then writes one JSON document:
+
+    samples          columns, one value an image: label, exit ("exit1", "exit2", "cloud"), local_label, score1, score2
+                     (null if exit 2 was not reached), probability, seconds, bytes_sent, bytes_received, would_offload,
+                     degraded, reason (null unless degraded)
+    peak_rss_bytes   most memory that the process ever held (VmHWM)
+    cpu_seconds      user and system time of the whole process
+    torch_loaded     false, or the process fails, with the engine onnxruntime
+    versions         of what answered
+    bundle, engine, server
+
+Imports as little as it can, because what it reports is the weight of a device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from harmony.core.bundle import DeviceManifest, EngineName, open_device_bundle
+from harmony.core.errors import ConfigError, DataForeign, DataMissing, EngineError, HarmonyError
+from harmony.core.sealed import write_atomically
+from harmony.device.answer import Answer, Fallback
+from harmony.device.engine import open_engine
+from harmony.device.runner import Device
+
+IMAGES = "images"
+_COLUMNS = (
+    "label", "exit", "local_label", "probability", "seconds", "bytes_sent", "bytes_received", "would_offload",
+    "degraded", "reason",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the process; a named error is one line on stderr and exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        run(options)
+    except HarmonyError as error:
+        sys.stderr.write(f"harmony.device.stream: {type(error).__name__}: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Open the bundle, answer every image, write the report."""
+    manifest = open_device_bundle(options.bundle)
+    fallback = _fallback(options, manifest)
+    device = Device(manifest, open_engine(options.bundle, manifest, options.engine), fallback)
+    columns = answer_all(device, options.images, options.limit)
+    torch_loaded = "torch" in sys.modules
+    if torch_loaded and options.engine == "onnxruntime":
+        raise EngineError("torch was imported, but inference on the device must do without", where=options.bundle)
+    report = {
+        "bundle": str(options.bundle),
+        "engine": options.engine,
+        "server": options.server,
+        "samples": columns,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "cpu_seconds": time.process_time(),
+        "torch_loaded": torch_loaded,
+        "versions": _versions(options.engine, manifest),
+    }
+    write_atomically(options.out, json.dumps(report, allow_nan=False).encode())
+
+
+def peak_rss_bytes() -> int:
+    """Most memory that this process ever had in RAM, shared libraries included. Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise EngineError("the kernel does not report VmHWM", where="/proc/self/status")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harmony.device.stream", description="Answer a file of images.")
+    parser.add_argument("bundle", type=Path, help="a device bundle")
+    parser.add_argument("--images", type=Path, required=True, help="safetensors file with 'images' (n, H, W, C)")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON report to write")
+    parser.add_argument("--server", help="URL of the fallback service; without one, exit 2 has the last word")
+    parser.add_argument("--key-env", metavar="NAME", help="environment variable that holds the API key")
+    parser.add_argument("--engine", choices=get_args(EngineName), default="onnxruntime")
+    parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one offload (default 1)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    return parser
+
+
+def _fallback(options: argparse.Namespace, manifest: DeviceManifest) -> Fallback | None:
+    """A checked connection, or None. The key is read from the environment, since arguments are seen by everybody."""
+    if options.server is None:
+        return None
+    from harmony.device.fallback import FallbackClient  # noqa: PLC0415  (brings an HTTP client)
+
+    key = None
+    if options.key_env is not None:
+        key = os.environ.get(options.key_env)
+        if not key:
+            raise ConfigError("this variable is not set", where=options.key_env, mend="put the API key into it")
+    client = FallbackClient(options.server, key, manifest=manifest, deadline_s=options.deadline)
+    client.check()
+    return client
+
+
+def answer_all(device: Device, path: Path, limit: int | None = None) -> dict[str, list[Any]]:
+    """The columns of the report, over the tensor `images` (n, H, W, C) of a safetensors file.
+
+    DataMissing, DataForeign for the file, InvalidInput for an image. Read image by image: a device has no room for all.
+    """
+    if not path.is_file():
+        raise DataMissing("no such file", where=path, mend="check the path")
+    columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, "score1", "score2")}
+    try:
+        with safe_open(path, framework="np") as file:
+            if IMAGES not in file.keys():  # noqa: SIM118  (not a dict)
+                raise DataForeign(f"has no tensor '{IMAGES}'", where=path)
+            images = file.get_slice(IMAGES)
+            count = images.get_shape()[0]
+            for row in range(count if limit is None else min(limit, count)):
+                _append(columns, device.answer(_image(images, row)))
+    except (SafetensorError, IndexError) as error:
+        raise DataForeign(f"cannot be read: {error}", where=path, mend="write it again") from None
+    return columns
+
+
+def _image(images: Any, row: int) -> Any:
+    return np.ascontiguousarray(images[row : row + 1])[0]
+
+
+def _append(columns: dict[str, list[Any]], answer: Answer) -> None:
+    for name in _COLUMNS:
+        columns[name].append(getattr(answer, name))
+    columns["score1"].append(answer.scores[0])
+    columns["score2"].append(answer.scores[1] if len(answer.scores) > 1 else None)
+
+
+def _versions(engine: EngineName, manifest: DeviceManifest) -> dict[str, str]:
+    versions = {"python": sys.version.split()[0], "numpy": np.__version__, "bundle": manifest.harmony_version}
+    module = sys.modules.get(engine)
+    found = getattr(module, "__version__", None)
+    return versions | ({engine: found} if found else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

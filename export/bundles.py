@@ -1,0 +1,167 @@
+"""Writes one sealed bundle: programs, test vectors, manifest. Only after every engine agreed with eager PyTorch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from harmony.core.bundle import (
+    VECTORS,
+    CloudManifest,
+    DeviceManifest,
+    EngineName,
+    Fallback,
+    Tolerance,
+    write_vectors,
+)
+from harmony.core.checkpoint import BACK_END, CheckpointManifest, ClientRecord, client_file, load_tensors
+from harmony.core.models import FrontEnd
+from harmony.core.sealed import seal, sealing
+from harmony.export.lowering import Blueprint
+from harmony.export.networks import back_end, front_end, parameters, shape_of
+from harmony.export.onnx_program import back_end_to_onnx
+from harmony.export.parity import (
+    Vectors,
+    back_end_vectors,
+    compare,
+    front_end_vectors,
+    run_back_end,
+    run_executorch,
+    run_onnx,
+)
+from harmony.export.report import EngineReport, ExportReport, Format
+
+TOLERANCE = Tolerance()
+ENGINE_OF: Mapping[Format, EngineName] = {"onnx": "onnxruntime", "executorch": "executorch"}
+FILES: Mapping[Format, Mapping[str, str]] = {
+    "onnx": {"exit1": "exit1.onnx", "exit2": "exit2.onnx"},
+    "executorch": {"program": "front_end.pte"},
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint. hash: of its manifest, and so of every byte in it."""
+
+    folder: Path
+    manifest: CheckpointManifest
+    hash: str
+
+
+def write_client(
+    source: Source, client: ClientRecord, blueprints: Sequence[Blueprint], images: NDArray[np.float32], folder: Path
+) -> ExportReport:
+    """The device bundle of one client in `folder`. images: (n, C, H, W), scaled. ParityFailed, RunExists."""
+    started = time.perf_counter()
+    path = source.folder / client_file(client.index)
+    network = front_end(source.manifest, client, load_tensors(path), path)
+    vectors = front_end_vectors(network, images)
+    with sealing(folder) as draft:
+        engines = [_add_engine(draft, network, one, vectors, who=f"client {client.index}") for one in blueprints]
+        write_vectors(draft / VECTORS, vectors)
+        seal(draft, _device_manifest(source, client, blueprints, parameters(network)))
+    return ExportReport(
+        bundle=folder, client=client.index, architecture=str(client.architecture), parameters=parameters(network),
+        engines=tuple(engines), kept=False, seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def write_cloud(source: Source, images: NDArray[np.float32], folder: Path) -> ExportReport:
+    """The cloud bundle in `folder`. Its test vectors are the features that the first clients make of the images."""
+    started = time.perf_counter()
+    path = source.folder / BACK_END
+    network = back_end(source.manifest, load_tensors(path), path)
+    vectors = back_end_vectors(network, _features(source, images))
+    with sealing(folder) as draft:
+        program = back_end_to_onnx(network, source.manifest.feature)
+        (draft / "back_end.onnx").write_bytes(program)
+        error = max(
+            compare(vectors, found, TOLERANCE, who="back end", engine="onnxruntime")
+            for found in run_back_end(program, vectors["feature"])
+        )
+        write_vectors(draft / VECTORS, vectors)
+        seal(draft, _cloud_manifest(source, parameters(network)))
+    seconds = time.perf_counter() - started
+    engine = EngineReport("onnxruntime", {"back_end.onnx": len(program)}, error, None, seconds)
+    return ExportReport(folder, None, None, parameters(network), (engine,), kept=False, seconds=seconds)
+
+
+def _add_engine(draft: Path, network: FrontEnd, blueprint: Blueprint, vectors: Vectors, *, who: str) -> EngineReport:
+    started = time.perf_counter()
+    programs, delegated = blueprint.programs(network, torch.from_numpy(vectors["image"][:1]))
+    if blueprint.format == "onnx":
+        found = run_onnx(programs, vectors["image"])
+    else:
+        found = run_executorch(programs, vectors["image"], _outputs(vectors))
+    engine = ENGINE_OF[blueprint.format]
+    error = compare(vectors, found, TOLERANCE, who=who, engine=engine)
+    names = FILES[blueprint.format]
+    for role, program in programs.items():
+        (draft / names[role]).write_bytes(program)
+    sizes = {names[role]: len(program) for role, program in programs.items()}
+    return EngineReport(engine, sizes, error, delegated, time.perf_counter() - started)
+
+
+def _outputs(vectors: Vectors) -> dict[str, tuple[str, ...]]:
+    """The outputs of each method, in order."""
+    gated = "gate1" in vectors
+    return {
+        "exit1": ("hidden", "logits1", *(["gate1"] if gated else [])),
+        "exit2": ("feature", "logits2", *(["gate2"] if gated else [])),
+    }
+
+
+def _features(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Real features for the back end, image i from client i, in turn."""
+    features = []
+    clients = source.manifest.clients
+    for position, client in enumerate(clients[: len(images)]):
+        path = source.folder / client_file(client.index)
+        network = front_end(source.manifest, client, load_tensors(path), path)
+        features.append(front_end_vectors(network, images[position :: len(clients)])["feature"])
+    return np.concatenate(features)
+
+
+def _device_manifest(
+    source: Source, client: ClientRecord, blueprints: Sequence[Blueprint], count: int
+) -> DeviceManifest:
+    origin = source.manifest
+    return DeviceManifest(
+        harmony_version=version("harmony-sfl"),
+        run=origin.run,
+        method=origin.method,
+        client=client.index,
+        architecture=client.architecture,
+        dataset=origin.dataset,
+        image=origin.image,
+        feature=origin.feature,
+        classes=client.classes,
+        exits=client.exits,
+        gate=shape_of(client).gate,
+        fallback=Fallback(),
+        engines={ENGINE_OF[one.format]: dict(FILES[one.format]) for one in blueprints},
+        tolerance=TOLERANCE,
+        parameters=count,
+        checkpoint=source.hash,
+    )
+
+
+def _cloud_manifest(source: Source, count: int) -> CloudManifest:
+    origin = source.manifest
+    return CloudManifest(
+        harmony_version=version("harmony-sfl"),
+        run=origin.run,
+        method=origin.method,
+        feature=origin.feature,
+        tokens=len(origin.clients[0].classes.names),
+        tolerance=TOLERANCE,
+        parameters=count,
+        checkpoint=source.hash,
+    )

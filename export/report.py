@@ -1,0 +1,40 @@
+"""What an export did: files, sizes, parity, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Format = Literal["onnx", "executorch"]
+OnEvent = Callable[[str, int, int], None]
+"""Called as (what was finished, how many are, of how many)."""
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """One engine of one bundle.
+
+    files: bytes by file name; max_error: largest |engine − eager PyTorch| over the test vectors and all outputs;
+    delegated: share of the operators that XNNPACK runs (None for ONNX); seconds: filling in or lowering, and parity.
+    """
+
+    engine: str
+    files: dict[str, int]
+    max_error: float
+    delegated: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """One bundle. client, architecture: None for the cloud's; kept: it was there already, whole and the same."""
+
+    bundle: Path
+    client: int | None
+    architecture: str | None
+    parameters: int
+    engines: tuple[EngineReport, ...]
+    kept: bool
+    seconds: float

@@ -1,0 +1,186 @@
+"""The whole export: a run folder in, one sealed bundle for each device and one for the cloud out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmony.core.bundle import CloudManifest, DeviceManifest, open_cloud_bundle, open_device_bundle
+from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
+from harmony.core.config import make_config
+from harmony.core.data import load
+from harmony.core.errors import ArtifactError, ConfigError, RunExists
+from harmony.core.preprocess import Preprocessor
+from harmony.core.sealed import MANIFEST, hash_file
+from harmony.export.bundles import ENGINE_OF, Source, write_client, write_cloud
+from harmony.export.lowering import Blueprint, blueprints, tasks_of
+from harmony.export.networks import Shape, shape_of
+from harmony.export.report import ExportReport, Format, OnEvent
+
+VECTORS_PER_BUNDLE = 8
+FORMATS: tuple[Format, ...] = ("onnx", "executorch")
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    clients: Sequence[int] | None = None,
+    formats: Sequence[Format] = FORMATS,
+    jobs: int = 1,
+    data_dir: Path | None = None,
+    noise: bool = False,
+    on_event: OnEvent | None = None,
+) -> list[ExportReport]:
+    """Export `run` (a run folder, or a checkpoint itself) to OUT/client-KKK and OUT/cloud.
+
+    clients: which ones, all by default. jobs: processes that lower networks; more than 1 spawns, so a script needs its
+    `if __name__ == "__main__"`. Parity is checked on test images of the run's data (found as in training, or in
+    data_dir); on seeded noise if asked.
+
+    Each bundle appears whole or not at all, so an export that was interrupted is simply run again: bundles of the same
+    checkpoint with the same engines that are whole are kept. RunExists for any other folder in a bundle's place, before
+    anything is written. Also: ArtifactError, DataError, ConfigError, EngineUnavailable, ParityFailed.
+    """
+    source = _open(run)
+    chosen = _choose(source, clients)
+    formats = _check_formats(formats)
+    kept = {client.index: _kept(_place(out, client), source, client.index, formats) for client in chosen}
+    kept_cloud = _kept_cloud(out / "cloud", source)
+    todo = [client for client in chosen if kept[client.index] is None]
+    report = _Progress(on_event, todo, formats, cloud=kept_cloud is None)
+    found = [one for one in (*kept.values(), kept_cloud) if one is not None]
+    if len(found) < len(chosen) + 1:
+        images = vector_images(source.manifest, data_dir, noise=noise)
+        if kept_cloud is None:
+            found.append(write_cloud(source, images, out / "cloud"))
+            report("cloud")
+        job = _Job(source, formats, images, out, jobs)
+        found += _write_clients(job, todo, report)
+    return sorted(found, key=lambda one: (one.client is None, one.client))
+
+
+def vector_images(
+    manifest: CheckpointManifest, data_dir: Path | None = None, *, noise: bool = False
+) -> NDArray[np.float32]:
+    """The test vectors' images (n, C, H, W), scaled: spread over the run's test set, or seeded noise if asked."""
+    spec = manifest.image
+    if noise:
+        values = np.random.default_rng(0).random((VECTORS_PER_BUNDLE, spec.height, spec.width, spec.channels))
+        raw = (values * 255).astype(np.uint8) if spec.dtype == "uint8" else values.astype(np.float32)
+        return Preprocessor(spec)(raw)
+    data = make_config(manifest.config, where="the checkpoint's config").data
+    folder = data_dir or (Path(data.folder) if data.folder else None)
+    images = load(data.name, data_dir=folder).x_test
+    spread = np.linspace(0, len(images) - 1, VECTORS_PER_BUNDLE).astype(np.int64)
+    return Preprocessor(spec)(images[spread])
+
+
+class _Progress:
+    """Counts what is finished, for whoever watches."""
+
+    def __init__(
+        self, on_event: OnEvent | None, todo: Sequence[ClientRecord], formats: Sequence[Format], *, cloud: bool
+    ) -> None:
+        self._on_event, self._done = on_event, 0
+        self._total = len(todo) + cloud + len(tasks_of([shape_of(client) for client in todo], formats))
+
+    def __call__(self, what: str) -> None:
+        self._done += 1
+        if self._on_event is not None:
+            self._on_event(what, self._done, self._total)
+
+
+class _Job(NamedTuple):
+    source: Source
+    formats: tuple[Format, ...]
+    images: NDArray[np.float32]
+    out: Path
+    jobs: int
+
+
+def _write_clients(job: _Job, todo: Sequence[ClientRecord], report: _Progress) -> list[ExportReport]:
+    """Write a shape's clients as soon as its last format is lowered."""
+    ready: dict[Shape, dict[Format, Blueprint]] = {}
+    written: list[ExportReport] = []
+    tasks = tasks_of([shape_of(client) for client in todo], job.formats)
+    for (shape, format_), blueprint in blueprints(job.source.manifest, tasks, job.jobs):
+        report(f"{shape} to {format_}")
+        ready.setdefault(shape, {})[format_] = blueprint
+        if len(ready[shape]) < len(job.formats):
+            continue
+        for client in [client for client in todo if shape_of(client) == shape]:
+            ordered = [ready[shape][one] for one in job.formats]
+            written.append(write_client(job.source, client, ordered, job.images, _place(job.out, client)))
+            report(f"client {client.index}")
+    return written
+
+
+def _place(out: Path, client: ClientRecord) -> Path:
+    return out / f"client-{client.index:03d}"
+
+
+def _open(run: Path) -> Source:
+    folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
+    return Source(folder, open_checkpoint(folder), hash_file(folder / MANIFEST))
+
+
+def _choose(source: Source, clients: Sequence[int] | None) -> list[ClientRecord]:
+    records = {client.index: client for client in source.manifest.clients}
+    if clients is None:
+        return list(records.values())
+    for index in clients:
+        if index not in records:
+            raise ConfigError(
+                f"client {index} is not in this run", where=source.folder,
+                mend=f"choose among {', '.join(map(str, records))}, or all",
+            )  # fmt: skip
+    return [records[index] for index in dict.fromkeys(clients)]
+
+
+def _check_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
+    unknown = [one for one in formats if one not in FORMATS]
+    if unknown or not formats:
+        raise ConfigError(
+            f"'{unknown[0]}' is no format" if unknown else "no format is chosen", mend=f"choose {','.join(FORMATS)}"
+        )
+    return tuple(dict.fromkeys(formats))
+
+
+def _kept(place: Path, source: Source, index: int, formats: Sequence[Format]) -> ExportReport | None:
+    """The report of a bundle that need not be written again; None if there is nothing; RunExists for anything else."""
+    if not place.exists():
+        return None
+    try:
+        manifest: DeviceManifest = open_device_bundle(place)
+    except ArtifactError as error:
+        raise _foreign(place, f"is in the way and no whole bundle: {error}") from None
+    _require_same(place, manifest.checkpoint, source)
+    if (manifest.client, set(manifest.engines)) != (index, {ENGINE_OF[one] for one in formats}):
+        raise _foreign(place, f"holds client {manifest.client} for {', '.join(sorted(manifest.engines))}")
+    architecture = str(manifest.architecture)
+    return ExportReport(place, index, architecture, manifest.parameters, (), kept=True, seconds=0)
+
+
+def _kept_cloud(place: Path, source: Source) -> ExportReport | None:
+    if not place.exists():
+        return None
+    try:
+        manifest: CloudManifest = open_cloud_bundle(place)
+    except ArtifactError as error:
+        raise _foreign(place, f"is in the way and no whole bundle: {error}") from None
+    _require_same(place, manifest.checkpoint, source)
+    return ExportReport(place, None, None, manifest.parameters, (), kept=True, seconds=0)
+
+
+def _require_same(place: Path, checkpoint: str | None, source: Source) -> None:
+    if checkpoint != source.hash:
+        raise _foreign(place, "was exported from another checkpoint")
+
+
+def _foreign(place: Path, why: str) -> RunExists:
+    return RunExists(why, where=place, mend="choose another --out, or remove it first")
