@@ -110,14 +110,19 @@ def _progress_bar(settings: TrainConfig) -> Iterator[Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("[dim]{task.fields[losses]}"), console=Console(stderr=True)) as display:
-        bar = display.add_task(f"{settings.method}, rounds", total=settings.rounds, losses="")
+    display = Progress(*columns, TextColumn("[dim]{task.fields[losses]}"), console=Console(stderr=True))
+    bar = display.add_task(f"{settings.method}, rounds", total=settings.rounds, losses="")
 
-        def advance(progress: Round) -> None:
-            losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
-            display.update(bar, completed=progress.done, losses=losses)
+    def advance(progress: Round) -> None:
+        display.start()  # not before the data are known to be good, so that a mistake is one line
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+        display.update(bar, completed=progress.done, losses=losses)
 
+    try:
         yield advance
+    finally:
+        if display.live.is_started:
+            display.stop()
 
 
 def _print_config(settings: TrainConfig) -> None:

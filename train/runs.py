@@ -37,7 +37,7 @@ CONFIG, CHECKPOINT = "config.toml", "checkpoint"
 
 
 class Progress(NamedTuple):
-    """After a round: how many of how many are done, and every loss term's mean over the clients."""
+    """At the start (no losses yet) and after a round: rounds done, rounds in all, loss terms as means over clients."""
 
     done: int
     rounds: int
@@ -61,7 +61,7 @@ def train(
     dataset: the images, if they are loaded already. Raises RunExists, RunError (another config or other images than the
     run began with), Diverged, StorageError, and what loading the data raises.
     """
-    _open_folder(config, out, resume)
+    _check_folder(config, out, resume)
     if (out / CHECKPOINT).exists():
         open_checkpoint(out / CHECKPOINT)
         return out / CHECKPOINT
@@ -69,6 +69,11 @@ def train(
     dataset = dataset or load(config.data.name, data_dir=Path(config.data.folder) if config.data.folder else None)
     members = federation(config, dataset)
     method = METHODS[config.method](members)
+    # Nothing is written before data, partition and architectures are known to be good.
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    if not (out / CONFIG).exists():
+        save_config(config, out / CONFIG)
     _rounds(method, members, out, on_progress)
     _save_trained(method.finish(), members, method.gate, out)
     return out / CHECKPOINT
@@ -81,16 +86,12 @@ def resumed_config(out: Path) -> TrainConfig:
     return load_config(out / CONFIG)
 
 
-def _open_folder(config: TrainConfig, out: Path, resume: bool) -> None:
+def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
     if out.exists() and not resume:
         raise RunExists("this run folder is there already", where=out, mend="--resume it, or choose another --out")
     if not out.exists() and resume:
         raise ArtifactMissing("no run here to resume", where=out, mend="check the path, or leave --resume away")
-    with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    if not (out / CONFIG).exists():
-        save_config(config, out / CONFIG)
-    elif load_config(out / CONFIG) != config:
+    if (out / CONFIG).exists() and load_config(out / CONFIG) != config:
         raise RunError("the run began with another config", where=out / CONFIG, mend="resume it without other settings")
 
 
@@ -104,6 +105,7 @@ def _rounds(method: Method, members: Federation, out: Path, on_progress: Listene
             raise RunError("the run began with other images", where=out, mend=f"give the same --data as in {CONFIG}")
         method.restore(tensors)
         start, history = manifest.round, manifest.losses
+    on_progress(Progress(start, config.rounds, {}))
     for index in range(start, config.rounds):
         losses = method.round(index)
         _check_finite(losses, index, out)
