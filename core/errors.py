@@ -37,6 +37,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST = 2000
+"""Characters of a message."""
+
 
 class HarmonyError(Exception):
     """Base of every named error.
@@ -59,7 +62,14 @@ class HarmonyError(Exception):
         place = ": ".join(part for part in (self.where, self.field) if part)
         text = f"{place}: {self.problem}" if place else self.problem
         text = f"{text} ({self.mend})" if self.mend else text
-        return " ".join(text.split())
+        return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    """What names and files put into a message may hold anything: line ends, terminal codes, half a character, 1 MB."""
+    text = " ".join(text[: 2 * LONGEST].split())
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
 class ConfigError(HarmonyError):
