@@ -17,13 +17,12 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.scores import ScoreName, needs_gate
 from harmony.core.sealed import FileName, Manifest, Sha256, require_files, unseal
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
+from harmony.core.tensors import load_tensors, save_tensors
 from harmony.core.wire import Codec
 
 EngineName = Literal["onnxruntime", "executorch"]
@@ -41,6 +40,14 @@ class Exit(Frozen):
     score: ScoreName
     threshold: Finite
     budget: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+def check_exits(exits: tuple[Exit, ...], *, gate: bool) -> None:
+    """ValueError unless the exits stand in order and have the heads that their scores read."""
+    if tuple(one.name for one in exits) != ("exit1", "exit2"):
+        raise ValueError("exits must be exit1, then exit2")
+    if not gate and any(needs_gate(one.score) for one in exits):
+        raise ValueError("an exit's score needs a gate head, but there is none")
 
 
 class Fallback(Frozen):
@@ -88,10 +95,7 @@ class DeviceManifest(Manifest):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if tuple(one.name for one in self.exits) != ("exit1", "exit2"):
-            raise ValueError("exits must be exit1, then exit2")
-        if not self.gate and any(needs_gate(one.score) for one in self.exits):
-            raise ValueError("an exit's score needs a gate head, but the bundle has none")
+        check_exits(self.exits, gate=self.gate)
         if not self.engines:
             raise ValueError("a bundle needs files for at least one engine")
         return self
@@ -144,13 +148,13 @@ def write_vectors(path: Path, vectors: dict[str, NDArray[np.float32]]) -> None:
     Device: image, hidden, logits1, feature, logits2, and gate1, gate2 where there is a gate.
     Cloud: feature, probabilities.
     """
-    save_file({name: np.ascontiguousarray(value) for name, value in vectors.items()}, path)
+    save_tensors(path, vectors)
 
 
 def read_vectors(path: Path) -> dict[str, NDArray[np.float32]]:
     """What `write_vectors` wrote; ArtifactCorrupt if it cannot be parsed. Hash the file first."""
-    try:
-        vectors: dict[str, NDArray[np.float32]] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactCorrupt(f"cannot be read: {error}", where=path) from None
+    vectors = load_tensors(path)
+    for name, value in vectors.items():
+        if value.dtype != np.float32:
+            raise ArtifactCorrupt(f"is {value.dtype}, not float32", where=path, field=name)
     return vectors

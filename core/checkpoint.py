@@ -7,20 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from pydantic import Field, model_validator
 
-from harmony.core.bundle import Exit
-from harmony.core.errors import ArtifactCorrupt, ArtifactMissing
-from harmony.core.sealed import Manifest, require_files, seal, sealing, unseal
+from harmony.core.bundle import Exit, check_exits
+from harmony.core.errors import ArtifactMissing
+from harmony.core.sealed import Manifest, reading, require_files, seal, sealing, unseal
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Frozen, ImageSpec
+from harmony.core.tensors import Tensors, load_tensors, save_tensors
 
-Tensors = Mapping[str, NDArray[Any]]
+__all__ = [
+    "BACK_END",
+    "CheckpointManifest",
+    "ClientRecord",
+    "Tensors",
+    "checkpoint_folder",
+    "client_file",
+    "load_tensors",
+    "open_checkpoint",
+    "save_checkpoint",
+    "save_tensors",
+]
 BACK_END = "back_end.safetensors"
 
 
@@ -55,6 +63,14 @@ class CheckpointManifest(Manifest):
     gate: bool
     clients: Annotated[tuple[ClientRecord, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len({one.index for one in self.clients}) != len(self.clients):
+            raise ValueError("two clients have the same index")
+        for one in self.clients:
+            check_exits(one.exits, gate=self.gate)
+        return self
+
 
 def client_file(index: int) -> str:
     """File name of a client's front end."""
@@ -80,24 +96,11 @@ def open_checkpoint(folder: Path) -> CheckpointManifest:
     return manifest
 
 
-def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of one file of an opened checkpoint; ArtifactCorrupt if they cannot be parsed."""
-    try:
-        tensors: dict[str, NDArray[Any]] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ArtifactCorrupt(f"cannot be read: {error}", where=path) from None
-    return tensors
-
-
-def save_tensors(path: Path, tensors: Tensors) -> None:
-    """Write a safetensors file. The bytes go through an ordinary write, so that a full disk is an OSError."""
-    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
-
-
 def checkpoint_folder(run: Path) -> Path:
     """The checkpoint of a run folder; a checkpoint folder is its own. ArtifactMissing if the run has not finished."""
-    if (run / "checkpoint").is_dir():
-        return run / "checkpoint"
-    if (run / "config.toml").is_file():
-        raise ArtifactMissing("the run has not finished", where=run, mend=f"harmony train --out {run} --resume")
-    return run
+    with reading(run):
+        if (run / "checkpoint").is_dir():
+            return run / "checkpoint"
+        if (run / "config.toml").is_file():
+            raise ArtifactMissing("the run has not finished", where=run, mend=f"harmony train --out {run} --resume")
+        return run

@@ -4,17 +4,13 @@
     manifest.sha256   the hash of manifest.json, in the format of sha256sum
     …                 exactly the files that the manifest names
 
-One changed byte anywhere, a file too many or too few, is an error before anything is parsed further. A folder appears
-whole or not at all: it is written beside its place, synced, and renamed.
+One changed byte anywhere, a file too many or too few, is an error before anything is parsed further. Written inside
+`sealing` (see `harmony.core.storage`), a folder appears whole or not at all.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import os
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,13 +18,34 @@ from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
-from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ArtifactTooNew, RunExists, StorageError
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ArtifactTooNew, StorageError
 from harmony.core.spec import Frozen
+from harmony.core.storage import sealing, storing, sync, write_atomically
+
+__all__ = [
+    "MANIFEST",
+    "MAX_MANIFEST_BYTES",
+    "SEAL",
+    "FileEntry",
+    "FileName",
+    "Manifest",
+    "Sha256",
+    "hash_file",
+    "read_manifest",
+    "reading",
+    "require_files",
+    "seal",
+    "sealing",
+    "storing",
+    "sync",
+    "unseal",
+    "write_atomically",
+]
 
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
-MAX_MANIFEST_BYTES = 16 << 20
-MAX_FILE_BYTES = 2 << 30
+MAX_MANIFEST_BYTES = 64 << 20
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -36,7 +53,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class FileEntry(Frozen):
     """One file of a sealed folder."""
 
-    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    size: Annotated[int, Field(ge=0)]
     sha256: Sha256
 
 
@@ -54,68 +71,19 @@ class Manifest(Frozen):
 ManifestT = TypeVar("ManifestT", bound=Manifest)
 
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals inside the block (full, read-only, forbidden) into a StorageError naming `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        mend = "free some space or choose another folder"
-        raise StorageError(f"cannot be written: {error.strerror}", where=path, mend=mend) from None
-
-
-@contextmanager
-def sealing(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write into; at the end of the block it is synced and becomes `folder`.
-
-    RunExists if `folder` is there already. If the block raises, or the process dies, no `folder` appears.
-    """
-    if folder.exists():
-        raise RunExists("this folder is there already", where=folder, mend="choose another, or remove it first")
-    with storing(folder):
-        yield from _sealing(folder)
-
-
-def _sealing(folder: Path) -> Iterator[Path]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*.part"):  # what a killed process left behind
-        if not _alive(stale.name.split(".")[-2]):
-            shutil.rmtree(stale, ignore_errors=True)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    draft.mkdir()
-    try:
-        yield draft
-        for path in sorted(draft.rglob("*")):
-            sync(path)
-        sync(draft)
-        draft.rename(folder)
-        sync(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def seal(folder: Path, manifest: ManifestT) -> ManifestT:
-    """Write the manifest of the files in `folder`, and its hash. Returns the manifest with `files` filled in."""
+    """Write the manifest of the files in `folder`, and its hash. Returns the manifest with `files` filled in.
+
+    StorageError if the manifest would be larger than what `unseal` reads.
+    """
     files = {
         path.name: FileEntry(size=path.stat().st_size, sha256=hash_file(path)) for path in sorted(folder.iterdir())
     }
     sealed = type(manifest).model_validate({**manifest.model_dump(), "files": files})
     text = sealed.model_dump_json(indent=2).encode() + b"\n"
+    if len(text) > MAX_MANIFEST_BYTES:
+        problem = f"would have {len(text)} bytes, above the limit of {MAX_MANIFEST_BYTES}"
+        raise StorageError(problem, where=folder / MANIFEST, mend="use fewer clients or classes")
     (folder / MANIFEST).write_bytes(text)
     (folder / SEAL).write_text(f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n")
     return sealed
@@ -126,7 +94,13 @@ def unseal(folder: Path, kind: type[ManifestT]) -> ManifestT:
 
     Raises ArtifactMissing, ArtifactCorrupt or ArtifactTooNew, naming the file and what is wrong with it.
     """
-    manifest = read_manifest(folder, kind)
+    with reading(folder):
+        manifest = read_manifest(folder, kind)
+        _check_files(folder, manifest)
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
     present = {path.name for path in folder.iterdir()}
     expected = {*manifest.files, MANIFEST, SEAL}
     for name in sorted(expected - present):
@@ -139,15 +113,15 @@ def unseal(folder: Path, kind: type[ManifestT]) -> ManifestT:
         )
     for name, entry in manifest.files.items():
         _check_file(folder / name, entry)
-    return manifest
 
 
 def read_manifest(folder: Path, kind: type[ManifestT]) -> ManifestT:
     """The manifest alone, checked against its own hash and its schema, without reading the other files."""
-    if not folder.is_dir():
-        raise ArtifactMissing(f"no {kind.FORMAT} here", where=folder, mend="check the path")
-    text = _read_small(folder / MANIFEST, MAX_MANIFEST_BYTES)
-    stated = _read_small(folder / SEAL, 256)
+    with reading(folder):
+        if not folder.is_dir():
+            raise ArtifactMissing(f"no {kind.FORMAT} here", where=folder, mend="check the path")
+        text = _read_small(folder / MANIFEST, MAX_MANIFEST_BYTES)
+        stated = _read_small(folder / SEAL, 256)
     if stated != f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode():
         raise ArtifactCorrupt(
             "was changed after it was sealed", where=folder / MANIFEST, mend="copy or write the folder again"
@@ -155,10 +129,20 @@ def read_manifest(folder: Path, kind: type[ManifestT]) -> ManifestT:
     return _parse(text, kind, folder / MANIFEST)
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn the disk's refusals inside the block into an ArtifactMissing."""
+    try:
+        yield
+    except OSError as error:
+        where, mend = error.filename or folder, "check its permissions, or copy the folder again"
+        raise ArtifactMissing(f"cannot be read: {error.strerror}", where=where, mend=mend) from error
+
+
 def _parse(text: bytes, kind: type[ManifestT], where: Path) -> ManifestT:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = from_json(text, allow_inf_nan=False)  # unlike json's: no half characters, and a limit to nesting
+    except ValueError:
         raise ArtifactCorrupt("is not JSON", where=where) from None
     if not isinstance(value, dict) or value.get("format") != kind.FORMAT:
         found = value.get("format") if isinstance(value, dict) else None
@@ -197,7 +181,7 @@ def _check_file(path: Path, entry: FileEntry) -> None:
 
 def _read_small(path: Path, limit: int) -> bytes:
     if not path.is_file() or path.is_symlink():
-        raise ArtifactMissing("no such file", where=path, mend="check the path, or copy the folder again")
+        raise ArtifactMissing("no such plain file", where=path, mend="check the path, or copy the folder again")
     if path.stat().st_size > limit:
         raise ArtifactCorrupt(f"is larger than {limit} bytes", where=path)
     return path.read_bytes()
@@ -207,30 +191,6 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file, as hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file `path` by `content`: after a crash it holds either the old bytes or the new ones."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with storing(path):
-        try:
-            with part.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-            sync(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def require_files(manifest: Manifest, names: Mapping[str, str], where: Path) -> None:

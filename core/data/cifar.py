@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.data.bounded import LIMITS, Limits, read, size_of
-from harmony.core.data.cache import write_whole
+from harmony.core.data.cache import CACHE_MEND
 from harmony.core.data.dataset import Dataset, check_labels, checked
 from harmony.core.errors import DataForeign
+from harmony.core.storage import write_atomically
 
 _PIXELS = 3 * 32 * 32
 _MAX_TAIL = 1 << 20
@@ -142,7 +143,7 @@ def unpack(layout: Layout, archive: Path, limits: Limits = LIMITS) -> Path:
         raise _foreign(archive, f"lacks {', '.join(lacking)}")
     target = archive.parent / layout.folder
     for name, data in members.items():
-        write_whole(target / name, data)
+        write_atomically(target / name, data, CACHE_MEND)
     return target
 
 

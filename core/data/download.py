@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import IO
 import httpx2
 import stamina
 
-from harmony.core.data.cache import storing, sync
+from harmony.core.data.cache import CACHE_MEND
 from harmony.core.data.sources import Source
 from harmony.core.errors import DownloadFailed
+from harmony.core.storage import storing
 
 Progress = Callable[[str, int, int | None], None]
 """Called as (file name, bytes held, bytes in all or None)."""
@@ -45,11 +47,11 @@ def fetch(
     if target.is_file():
         return target
     part, url = target.with_name(f"{target.name}.part"), source.url_at(mirror)
-    with storing(target):
+    with storing(target, CACHE_MEND):
         part.parent.mkdir(parents=True, exist_ok=True)
     _persist(partial(_go_on, url, part, source, progress), url, attempts, first_wait)
     _verify(url, part, source)
-    with storing(target):
+    with storing(target, CACHE_MEND):
         part.replace(target)
     return target
 
@@ -90,7 +92,7 @@ def _go_on(url: str, part: Path, source: Source, progress: Progress | None) -> N
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {held}-"):
             part.unlink(missing_ok=True)
             raise httpx2.RemoteProtocolError("the server sent another range than was asked for")
-        with storing(part), part.open("ab" if resumed else "wb") as file:
+        with storing(part, CACHE_MEND), part.open("ab" if resumed else "wb") as file:
             _receive(response, file, held if resumed else 0, source, progress)
 
 
@@ -105,7 +107,7 @@ def _receive(response: httpx2.Response, file: IO[bytes], held: int, source: Sour
         if progress:
             progress(source.path.name, held, total)
     file.flush()
-    sync(file.fileno())
+    os.fsync(file.fileno())  # the rename that follows may not outlive its content
 
 
 def _verify(url: str, part: Path, source: Source) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.data.cache import write_whole
 from harmony.core.data.fashion import load_fashion
+from harmony.core.storage import write_atomically
 
 TRAIN, TEST = 1_000, 200
 
@@ -59,7 +59,7 @@ def packed(arrays: dict[str, NDArray[Any]]) -> bytes:
 def main(source: str, out: str) -> None:
     """Write OUT and say its size and SHA-256."""
     data = packed(subset(Path(source)))
-    write_whole(Path(out), data)
+    write_atomically(Path(out), data)
     sys.stdout.write(f"{out}: {len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}\n")
 
 

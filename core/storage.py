@@ -1,0 +1,126 @@
+"""Writes that are whole or not there, and the disk's refusals by name. No torch.
+
+A file or folder is written beside its place as a draft, synced, and renamed. A process that is killed leaves at most a
+hidden draft, which the next write to the same place removes.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harmony.core.errors import RunExists, StorageError
+
+MEND = "free some space or choose another folder"
+_REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY),
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
+_LIFE = secrets.token_hex(4)
+"""Tells this process from a dead one that had its number: a restarted container counts from the same one again."""
+_DRAFT = re.compile(r"\.(\d{1,9})-([0-9a-f]{8})-\d+\.part")
+
+
+@contextmanager
+def storing(path: Path, mend: str = MEND) -> Iterator[None]:
+    """Turn the disk's refusals inside the block (full, read-only, forbidden, …) into a StorageError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise StorageError(f"cannot be written: {error.strerror}", where=path, mend=mend) from error
+
+
+@contextmanager
+def sealing(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to write into; at the end of the block it is synced and becomes `folder`.
+
+    RunExists if `folder` is there already, at the begin or at the end: of two writers at once, one wins. If the block
+    raises, or the process dies, no `folder` appears. StorageError if the disk refuses.
+    """
+    if os.path.lexists(folder):
+        raise _exists(folder)
+    with storing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = _draft_of(folder)
+        draft.mkdir()
+        try:
+            yield draft
+            for path in sorted(draft.rglob("*")):
+                sync(path)
+            sync(draft)
+            _rename(draft, folder)
+            sync(folder.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: bytes, mend: str = MEND) -> None:
+    """Replace the file `path` by `content`: after a crash it holds either the old bytes or the new ones.
+
+    Makes the folders above it. StorageError if the disk refuses; the old bytes are then untouched.
+    """
+    with storing(path, mend):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = _draft_of(path)
+        try:
+            with draft.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(path)
+            sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _draft_of(path: Path) -> Path:
+    """A name beside `path` that no other thread or process uses. Drafts of `path` whose process died are removed."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        match = _DRAFT.fullmatch(old.name.removeprefix(f".{path.name}"))
+        if match and not _alive(int(match[1]), match[2]):
+            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+    return path.parent / f".{path.name}.{os.getpid()}-{_LIFE}-{threading.get_ident()}.part"
+
+
+def _alive(process: int, life: str) -> bool:
+    if process == os.getpid():
+        return life == _LIFE
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _rename(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not os.path.lexists(folder):
+            raise
+        raise _exists(folder) from None
+
+
+def _exists(folder: Path) -> RunExists:
+    return RunExists("this folder is there already", where=folder, mend="choose another, or remove it first")
