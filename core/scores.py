@@ -13,9 +13,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.errors import ConfigError
+from harmony.core.errors import ConfigError, Diverged
 
 Floats = NDArray[np.float32]
+_NOTHING = np.float32(-1e30)  # a logit without mass, finite so that differences stay so
 ScoreName = Literal["entropy", "msp", "max_logit", "energy", "gen", "own_mass"]
 
 
@@ -49,8 +50,8 @@ def max_logit(logits: Floats) -> Floats:
 
 def energy(logits: Floats) -> Floats:
     """Free energy at temperature 1, the log-sum-exp of the logits (Liu et al. 2020)."""
-    top = np.maximum.reduce(logits, axis=-1, keepdims=True)
-    out: Floats = np.log(np.add.reduce(np.exp(logits - top), axis=-1)) + top[..., 0]
+    # For a single sample, which is what a device has, one call takes a quarter of the time of maximum, exp, sum, log.
+    out: Floats = np.logaddexp.reduce(logits, axis=-1)
     return out
 
 
@@ -63,15 +64,14 @@ def gen(logits: Floats, gamma: float = 0.1) -> Floats:
 
 def own_mass(gate: Floats, own: NDArray[np.int64]) -> Floats:
     """Probability that the all-class head gives to the client's own classes, as log-odds (a logit), so that it keeps
-    its resolution near 1.
+    its resolution near 0 and 1.
 
-    gate: (n, classes) logits in the order that `own` indexes. Returns (n,); finite for 0 < len(own) < classes.
+    gate: (n, classes) logits in the order that `own` indexes, at least one label. Returns (n,), finite.
     """
-    exp = np.exp(gate - np.maximum.reduce(gate, axis=-1, keepdims=True))
-    mine = np.add.reduce(exp[..., own], axis=-1)
-    others = np.add.reduce(exp, axis=-1) - mine
-    tiny = np.float32(1e-30)
-    out: Floats = np.log((mine + tiny) / (np.maximum(others, 0) + tiny))
+    # The others are summed themselves: one minus the own mass would cancel just where certainty is decided.
+    others = gate.copy()
+    others[..., own] = _NOTHING
+    out: Floats = energy(gate.take(own, axis=-1)) - energy(others)
     return out
 
 
@@ -107,9 +107,14 @@ def conformal_threshold(scores_id: Floats, budget: float) -> float:
     scores_id: (n,) scores of held-out in-distribution samples that training never saw; budget: 0 … 1.
     The k-th smallest score with k = floor(budget · (n + 1)) bounds the share by `budget` in expectation over
     exchangeable draws (Vovk et al. 2005). With k = 0 nothing may be sent away: the threshold is float32's minimum.
+    ConfigError for a budget outside 0 … 1; Diverged if a score is not a number.
     """
+    if not 0 <= budget <= 1:
+        raise ConfigError(f"a budget of {budget}", mend="choose a share from 0 to 1")
     ordered = np.sort(np.asarray(scores_id, dtype=np.float64))
-    k = int(np.floor(budget * (len(ordered) + 1)))
+    if np.isnan(ordered).any():
+        raise Diverged("exit scores that are not numbers", mend="lower learning_rate")
+    k = int(np.floor(budget * (len(ordered) + 1) + 1e-9))  # 0.29 · 100 is a hair below 29
     if k == 0 or len(ordered) == 0:
         return float(np.finfo(np.float32).min)
     return float(ordered[min(k, len(ordered)) - 1])
