@@ -29,14 +29,18 @@ Codec = Literal["fp32", "fp16", "int8-zstd"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 MAGIC = b"HFF1"
 _HEADER = struct.Struct("<4sBBHHH")
+_LONGEST = 0xFFFF
 _ZSTD_LEVEL = 3
+_LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))  # 127 of it are finite
 _local = threading.local()  # zstd contexts are not thread-safe, and making one costs more than a small frame
 
 
 def encode(feature: NDArray[np.float32], codec: Codec = "int8-zstd") -> bytes:
-    """One frame. feature: (C, H, W), finite; InvalidInput otherwise."""
-    if feature.ndim != 3 or not np.isfinite(feature).all():
-        raise InvalidInput("a feature must be (channels, height, width) and finite", where="feature")
+    """One frame. feature: (C, H, W) float32, finite; InvalidInput otherwise. fp16 clips at its largest value, 65504."""
+    if feature.ndim != 3 or feature.dtype != np.float32 or not np.isfinite(feature).all():
+        raise InvalidInput("a feature must be (channels, height, width), float32 and finite", where="feature")
+    if not 0 < min(feature.shape) <= max(feature.shape) <= _LONGEST:
+        raise InvalidInput(f"a feature's sides are 1 to {_LONGEST}, not {feature.shape}", where="feature")
     if codec not in CODECS:
         raise ConfigError(f"'{codec}' is no wire codec", mend=f"choose one of {', '.join(CODECS)}")
     return _HEADER.pack(MAGIC, CODECS.index(codec), 0, *feature.shape) + _ENCODERS[codec](feature)
@@ -74,7 +78,7 @@ def _encode_fp16(feature: NDArray[np.float32]) -> bytes:
 
 
 def _encode_int8(feature: NDArray[np.float32]) -> bytes:
-    scale = (np.abs(feature).max(axis=(1, 2)) / np.float32(127)).astype("<f4")
+    scale = np.minimum(np.abs(feature).max(axis=(1, 2)) / np.float32(127), _LARGEST_SCALE).astype("<f4")
     # A channel of zeros has scale 0; dividing by 1 there keeps its zeros.
     quantised = np.rint(feature / np.where(scale > 0, scale, 1)[:, None, None]).clip(-127, 127).astype(np.int8)
     packed: bytes = _compressor().compress(quantised.tobytes())
@@ -94,7 +98,7 @@ def _decode_int8(payload: memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
     size = spec.channels * spec.height * spec.width
     if len(payload) < head:
         raise WireError("the frame ends inside its scales", where="feature frame")
-    body = bytes(payload[head:])
+    body = payload[head:]
     try:
         if zstandard.frame_content_size(body) != size:
             raise WireError(f"the compressed values do not declare {size} bytes", where="feature frame")
@@ -102,7 +106,10 @@ def _decode_int8(payload: memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
     except zstandard.ZstdError as error:
         raise WireError(f"the compressed values are damaged: {error}", where="feature frame") from None
     scale = np.frombuffer(payload[:head], "<f4").astype(np.float32)
-    return np.frombuffer(raw, np.int8).reshape(spec.shape) * scale[:, None, None]
+    if (scale < 0).any():
+        raise WireError("a scale is negative", where="feature frame")
+    with np.errstate(over="ignore", invalid="ignore"):  # scales without end are found by what they give
+        return np.frombuffer(raw, np.int8).reshape(spec.shape) * scale[:, None, None]
 
 
 _ENCODERS: dict[Codec, Callable[[NDArray[np.float32]], bytes]] = {
