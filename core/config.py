@@ -7,34 +7,50 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harmony.core.errors import ConfigError
 from harmony.core.partition import ClassesPerClient, PartitionSpec
 from harmony.core.scores import ScoreName
 from harmony.core.sealed import write_atomically
-from harmony.core.spec import Architecture, Frozen
+from harmony.core.spec import Architecture, Finite, Frozen
 
+_MAX_BYTES = 1 << 20
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Method = Literal["harmony", "splitgp"]
 
 
-class DataConfig(Frozen):
+def _writable(text: str) -> str:
+    """A name from the command line may hold bytes that are no UTF-8, which TOML cannot: UnicodeError, a ValueError."""
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+
+
+class Table(Frozen):
+    """A table of the file. Strict: `rounds = true`, 2.5 or "40" is a mistake, not a number of rounds."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class DataConfig(Table):
     """Which images. name: a named set or a path; holdout: share of each client's images kept for calibration."""
 
-    name: str = "fashion-mnist-mini"
-    folder: str | None = None
+    name: Text = "fashion-mnist-mini"
+    folder: Text | None = None
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
 
-class SplitGPConfig(Frozen):
+class SplitGPConfig(Table):
     """SplitGP (Han et al., INFOCOM 2023). `mixing`: λ, the share of its own weights that a client keeps each round."""
 
     mixing: Share = 0.2
 
 
-class HarmonyConfig(Frozen):
+class HarmonyConfig(Table):
     """The parts of HARMONY; each can be switched off.
 
     simulate: clients run each other's architectures in turn, rather than only their own; contrast: weight of the
@@ -43,12 +59,12 @@ class HarmonyConfig(Frozen):
     """
 
     simulate: bool = True
-    contrast: Annotated[float, Field(ge=0)] = 0.0
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    contrast: Annotated[Finite, Field(ge=0)] = 0.0
+    temperature: Annotated[Finite, Field(gt=0)] = 0.1
     personalize_epochs: Annotated[int, Field(ge=0)] = 10
 
 
-class ExitConfig(Frozen):
+class ExitConfig(Table):
     """Which score decides at each exit, and how many held-out in-distribution images it may let pass on.
 
     pass1: share of held-out images that exit 1 passes on to stage 2 (1: nobody leaves there);
@@ -60,7 +76,7 @@ class ExitConfig(Frozen):
     offload: Share = 0.1
 
 
-class TrainConfig(Frozen):
+class TrainConfig(Table):
     """One federation, from its data to its exits. Architectures are dealt to the clients in turn.
 
     A round is `steps` batches of every client. gamma: weight of the client's own exits against the back end's loss.
@@ -70,7 +86,7 @@ class TrainConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig = DataConfig()
     partition: PartitionSpec = ClassesPerClient(clients=8, classes=3)
-    architectures: Annotated[tuple[str, ...], Field(min_length=1)] = (
+    architectures: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = (
         "resnet-w16-d1",
         "mobilenet-w16-d1",
         "resnet-w24-d1",
@@ -91,7 +107,10 @@ class TrainConfig(Frozen):
     @field_validator("architectures")
     @classmethod
     def _parsable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(Architecture.parse(text)) for text in value)
+        try:
+            return tuple(str(Architecture.parse(text)) for text in value)
+        except ConfigError as error:  # from here, pydantic adds the field
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _score_has_its_head(self) -> Self:
@@ -110,14 +129,17 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
     """Read a TOML file; ConfigError names the file, the field and what is wrong."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError("no such file", where=path, mend="check the path") from None
-    if len(raw) > 1 << 20:
-        raise ConfigError("is larger than 1 MiB", where=path)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=path, mend="check the path") from None
+    if len(raw) > _MAX_BYTES:
+        raise ConfigError(f"is larger than {_MAX_BYTES} bytes", where=path)
     try:
         value = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number or a nesting without end
         raise ConfigError(f"is not TOML: {error}", where=path) from None
     return make_config(merged(value, overrides or {}), where=path)
 
@@ -125,12 +147,16 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
 def make_config(value: dict[str, Any], where: object = "config") -> TrainConfig:
     """Check a config; ConfigError names the first field that is wrong."""
     method = value.get("method", "harmony")
-    defaults = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
+    usual = METHOD_DEFAULTS.get(method, {}) if isinstance(method, str) else {}
+    defaults = merged(TrainConfig().model_dump(mode="json"), usual)
     try:
         return TrainConfig.model_validate(merged(defaults, value))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
+        loc = first["loc"]
+        if loc[:1] == ("partition",):  # its second part is the kind, which is no table of the file
+            loc = (*loc[:1], *loc[2:])
+        field = ".".join(str(part) for part in loc) or None
         raise ConfigError(first["msg"].removeprefix("Value error, "), where=where, field=field) from None
 
 

@@ -18,8 +18,8 @@ from harmony.core.errors import ConfigError
 from harmony.core.spec import Frozen
 
 Indices = NDArray[np.int64]
-_Clients = Annotated[int, Field(ge=1, le=1_000_000)]
-_Count = Annotated[int, Field(ge=1)]
+_Clients = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+_Count = Annotated[int, Field(ge=1, strict=True)]
 _ASSIGN, _HOLD_OUT = 0, 1  # the streams of a seed
 _DRAWS, _DEALS = 200, 16
 
@@ -37,7 +37,7 @@ class Dirichlet(Frozen):
 
     kind: Literal["dirichlet"] = "dirichlet"
     clients: _Clients
-    alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    alpha: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False, strict=True)]
     min_samples: _Count = 10
 
 

@@ -25,13 +25,14 @@ class Preprocessor:
         """(n, H, W, C) → (n, C, H, W) float32, contiguous. InvalidInput for another shape or type, NaN or infinity."""
         if images.dtype != self._dtype or images.ndim != 4 or images.shape[1:] != self._shape:
             raise InvalidInput(
-                f"images of {'x'.join(map(str, images.shape[1:]))} {images.dtype}, the model takes {self._spec}",
+                f"images of shape {images.shape} {images.dtype}, the model takes n images of {self._spec}",
                 where="image",
             )
-        if self._dtype.kind == "f" and not np.isfinite(images).all():
-            raise InvalidInput("the image holds values that are not finite", where="image")
         planes = images.transpose(0, 3, 1, 2)
         out = np.empty(planes.shape, np.float32)  # C order: a permuted input is silently wrong in some engines
-        np.multiply(planes, self._scale, out=out, casting="unsafe")
-        out += self._shift
+        with np.errstate(over="ignore", invalid="ignore"):  # judged by what they give, below
+            np.multiply(planes, self._scale, out=out, casting="unsafe")
+            out += self._shift
+        if self._dtype.kind == "f" and not np.isfinite(out).all():
+            raise InvalidInput("the image holds values that are not finite, or too large to scale", where="image")
         return out

@@ -16,6 +16,9 @@ Channels = Annotated[int, Field(ge=1, le=4096)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+_STEEPEST = 1e30
+
+
 class Frozen(BaseModel):
     """Base of every contract: immutable, and strict about unknown fields."""
 
@@ -39,6 +42,8 @@ class ImageSpec(Frozen):
     def _one_value_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need one value for each of {self.channels} channels")
+        if any(max(1, abs(mean)) / std > _STEEPEST for mean, std in zip(self.mean, self.std, strict=True)):
+            raise ValueError(f"1/std and mean/std must be at most {_STEEPEST:g}, to scale an image in float32")
         return self
 
     def __str__(self) -> str:
@@ -76,12 +81,12 @@ class FeatureSpec(Frozen):
 class ClassMap(Frozen):
     """A client's view of the classes.
 
-    names: all classes, by label; own: labels that this client holds (its in-distribution classes), ascending;
-    tokens: tokens[label] is the token under which the cloud knows that class (a permutation).
+    names: all classes, by label; own: labels that this client holds (its in-distribution classes), ascending, one or
+    more; tokens: tokens[label] is the token under which the cloud knows that class (a permutation).
     """
 
     names: Annotated[tuple[str, ...], Field(min_length=2, max_length=100_000)]
-    own: tuple[int, ...]
+    own: Annotated[tuple[int, ...], Field(min_length=1)]
     tokens: tuple[int, ...]
 
     @model_validator(mode="after")
@@ -103,7 +108,9 @@ class ClassMap(Frozen):
         return np.asarray([self.tokens[label] for label in self.own], dtype=np.int64)
 
 
-_ARCHITECTURE = re.compile(r"^([a-z][a-z0-9]*)-w(\d{1,4})-d(\d{1,2})$")
+FAMILY_NAMES = ("resnet", "mobilenet")
+"""Families of front ends, by name; `harmony.core.models` knows how to build each."""
+_ARCHITECTURE = re.compile(r"([a-z][a-z0-9]*)-w([0-9]{1,4})-d([0-9]{1,2})")
 
 
 class Architecture(Frozen):
@@ -118,8 +125,8 @@ class Architecture(Frozen):
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read `family-wWIDTH-dDEPTH`; ConfigError if it is not that."""
-        match = _ARCHITECTURE.match(text.strip())
+        """Read `family-wWIDTH-dDEPTH`; ConfigError if it is not that, or if there is no such family."""
+        match = _ARCHITECTURE.fullmatch(text.strip())
         if match is None:
             raise ConfigError(
                 f"'{text}' is not an architecture", mend="write family-wWIDTH-dDEPTH, for example resnet-w16-d2"
@@ -127,7 +134,14 @@ class Architecture(Frozen):
         family, width, depth = match.group(1), int(match.group(2)), int(match.group(3))
         if width % 8 or not 8 <= width <= 1024 or not 1 <= depth <= 16:
             raise ConfigError(f"'{text}' is out of range", mend="width: a multiple of 8 from 8 to 1024; depth: 1 to 16")
-        return cls(family=family, width=width, depth=depth)
+        return cls(family=family, width=width, depth=depth).known()
+
+    def known(self) -> Self:
+        """Itself; ConfigError if this version has no such family (a manifest of another version may name one)."""
+        if self.family not in FAMILY_NAMES:
+            mend = f"choose one of {', '.join(FAMILY_NAMES)}"
+            raise ConfigError(f"unknown family '{self.family}' in '{self}'", mend=mend)
+        return self
 
     def __str__(self) -> str:
         return f"{self.family}-w{self.width}-d{self.depth}"

@@ -9,12 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harmony.core.errors import ConfigError
+
 GROUP = 8
 """Channels per normalisation group. Every width is a multiple of it."""
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with a fixed group size; its statistics are per sample, so federated averaging cannot spoil them."""
+    """GroupNorm with a fixed group size; its statistics are per sample, so federated averaging cannot spoil them.
+
+    ConfigError unless `channels` is a multiple of the group size.
+    """
+    if channels % GROUP:
+        raise ConfigError(f"a width of {channels} channels", mend=f"choose a multiple of {GROUP}")
     return nn.GroupNorm(channels // GROUP, channels)
 
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from harmony.core.errors import ConfigError
 from harmony.core.models.blocks import ConvDown, ConvNorm, InvertedResidual, ResidualBlock, SeparableDown
 from harmony.core.spec import Architecture, FeatureSpec, ImageSpec
 
@@ -111,11 +110,7 @@ class FrontEnd(nn.Module):
 
 def family_of(architecture: Architecture) -> Family:
     """The architecture's family; ConfigError if there is none of that name."""
-    if architecture.family not in FAMILIES:
-        raise ConfigError(
-            f"unknown family '{architecture.family}' in '{architecture}'", mend=f"choose one of {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[architecture.family]
+    return FAMILIES[architecture.known().family]
 
 
 def feature_spec(image: ImageSpec, channels: int = FEATURE_CHANNELS) -> FeatureSpec:
