@@ -66,12 +66,12 @@ def create_app(models: Sequence[ServedModel], settings: ServiceSettings) -> Serv
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.service  # type: ignore[attr-defined]  # FastAPI hands over its base class
     loop = asyncio.get_running_loop()
-    for lane in service.lanes.values():
+    for lane in service.table.lanes.values():
         lane.batcher.start(loop)
     try:
         yield
     finally:
-        for lane in service.lanes.values():
+        for lane in service.table.lanes.values():
             lane.batcher.stop(seconds=1.0)
 
 

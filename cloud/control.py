@@ -6,7 +6,7 @@ models. Everything else needs a key: names, shapes and counts of models are nobo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response, Security
@@ -15,7 +15,9 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
 
-from harmony.cloud.infer import Lane, Service
+from harmony.cloud.infer import Service
+from harmony.cloud.keys import KeyScope
+from harmony.cloud.lanes import Lane
 from harmony.cloud.metrics import Total
 from harmony.cloud.refusal import Refusal
 from harmony.cloud.request import FEATURE, FRAME, OUTPUT
@@ -97,11 +99,9 @@ def _health(service: Service) -> APIRouter:
 
 
 def _keyed(service: Service, version: str) -> APIRouter:
-    async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> None:
-        header = request.headers.get("authorization")
-        service.require_key(None if header is None else header.encode("latin-1"))
-
-    router = APIRouter(dependencies=[Depends(require_key)], responses={401: {"model": Failure}})
+    router = APIRouter(
+        dependencies=[Depends(_require(service, "read"))], responses={401: {"model": Failure}, 403: {"model": Failure}}
+    )
 
     @router.get("/v2", tags=["server"])
     async def server() -> ServerMetadata:
@@ -111,7 +111,7 @@ def _keyed(service: Service, version: str) -> APIRouter:
     @router.post("/v2/repository/index", tags=["server"])
     async def index() -> list[IndexEntry]:
         """Every model that is served."""
-        models = [lane.model for lane in service.lanes.values()]
+        models = [lane.model for lane in service.table.lanes.values()]
         return [IndexEntry(name=model.name, version=model.version, state="READY") for model in models]
 
     @router.get("/metrics", tags=["server"], response_class=Response)
@@ -122,21 +122,31 @@ def _keyed(service: Service, version: str) -> APIRouter:
     @router.get("/v2/models/stats", tags=["models"])
     async def all_statistics() -> dict[str, Any]:
         """Counts and times of every model since the start, in nanoseconds."""
-        return {"model_stats": [statistics(lane) for lane in service.lanes.values()]}
+        return {"model_stats": [statistics(lane) for lane in service.table.lanes.values()]}
 
     for suffix, describe in _DESCRIPTIONS.items():
         _add_model_route(router, service, suffix, describe)
     return router
 
 
+def _require(service: Service, scope: KeyScope) -> Callable[..., Awaitable[None]]:
+    """A dependency that lets in whose key has the scope."""
+
+    async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> None:
+        header = request.headers.get("authorization")
+        service.require_key(None if header is None else header.encode("latin-1"), scope)
+
+    return require_key
+
+
 def _add_model_route(router: APIRouter, service: Service, suffix: str, describe: Callable[[Lane], Any]) -> None:
     """The same description with and without a version in the path."""
 
     async def latest(model: str) -> JSONResponse:
-        return JSONResponse(describe(service.lane(model)))
+        return JSONResponse(describe(service.table.route(model).lane))
 
     async def exact(model: str, version: str) -> JSONResponse:
-        return JSONResponse(describe(service.lane(model, version)))
+        return JSONResponse(describe(service.table.route(model, version).lane))
 
     for path, endpoint in (("", latest), ("/versions/{version}", exact)):
         router.add_api_route(

@@ -7,17 +7,17 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from harmony.cloud.answer import Answer, answer
-from harmony.cloud.batcher import Batcher, Floats
+from harmony.cloud.batcher import Floats
 from harmony.cloud.body import Message, Receive, declared_length, decompress, read_body
-from harmony.cloud.keys import KeyRing
-from harmony.cloud.metrics import Metrics, ModelStatistics
+from harmony.cloud.keys import EVERY_SCOPE, ORDINARY, Caller, KeyRing, KeyScope, granted
+from harmony.cloud.lanes import LATEST, Alias, Lane, Table
+from harmony.cloud.metrics import Metrics
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Header, Refusal, unauthorized
-from harmony.cloud.request import Expected, InferRequest, parse_request
+from harmony.cloud.request import InferRequest, check_request, read_header
 from harmony.cloud.settings import ServiceSettings
 
 Scope = dict[str, Any]
@@ -25,75 +25,40 @@ Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger("harmony.cloud")
 
 
-@dataclass(slots=True, eq=False)
-class Lane:
-    """One served model with its queue, its limits and what was counted."""
-
-    model: ServedModel
-    expected: Expected
-    batcher: Batcher
-    statistics: ModelStatistics
-
-    @classmethod
-    def of(cls, model: ServedModel, settings: ServiceSettings, metrics: Metrics) -> Lane:
-        """The lane of a model under the service's settings."""
-        statistics = ModelStatistics(metrics, model.name, model.version)
-        expected = Expected(model.name, model.feature, settings.max_batch, settings.max_json_bytes)
-        return cls(model, expected, Batcher(model, statistics, settings.max_batch), statistics)
-
-
 class Service:
-    """What one app serves: its lanes by path, who may ask, and whether it is going away."""
+    """What one app serves: its lanes by path, who may ask, and whether it is going away.
+
+    table: replaced whole when what is served changes, see harmony.cloud.lanes.
+    """
 
     def __init__(self, models: Sequence[ServedModel], settings: ServiceSettings) -> None:
         self.settings = settings
-        self.keys = KeyRing(settings.keys)
+        given = [*granted(settings.keys, ORDINARY), *granted(settings.admin_keys, EVERY_SCOPE)]
+        self.keys = KeyRing(given, is_open=not given)
         self.metrics = Metrics()
-        self.lanes = {model.name: Lane.of(model, settings, self.metrics) for model in models}
+        lanes = [Lane.of(model, settings, self.metrics) for model in models]
+        self.table = Table(lanes, [Alias(model.name, LATEST, model.version) for model in models])
         self.draining = False
         self.inflight_bytes = 0
-        self._by_path: dict[str, Lane] = {}
-        for name, lane in self.lanes.items():
-            self._by_path[f"/v2/models/{name}/infer"] = lane
-            self._by_path[f"/v2/models/{name}/versions/{lane.model.version}/infer"] = lane
 
-    def lane(self, name: str, version: str | None = None) -> Lane:
-        """The lane of a model; 404 naming what is not there."""
-        lane = self.lanes.get(name)
-        if lane is None:
-            raise Refusal(404, "not_found", f"unknown model '{name[:64]}'")
-        if version not in (None, lane.model.version):
-            raise Refusal(404, "not_found", f"model '{name}' has no version '{str(version)[:64]}'")
-        return lane
-
-    def lane_at(self, path: str) -> Lane:
-        """The lane of an infer path; 404 naming the model or version that is not there."""
-        lane = self._by_path.get(path)
-        if lane is not None:
-            return lane
-        parts = path.split("/")  # "", v2, models, NAME, [versions, VERSION,] infer
-        if len(parts) == 5:
-            return self.lane(parts[3])
-        if len(parts) == 7 and parts[4] == "versions":
-            return self.lane(parts[3], parts[5])
-        raise Refusal(404, "not_found", "no such path")
-
-    def require_key(self, authorization: bytes | None) -> str:
-        """Name of the caller; 401 for a stranger."""
-        caller = self.keys.identify(authorization)
+    def require_key(self, authorization: bytes | None, scope: KeyScope) -> Caller:
+        """The caller; 401 for a stranger, 403 if its key lacks the scope."""
+        caller = self.keys.find(authorization)
         if caller is None:
             raise unauthorized()
+        caller.require(scope)
         return caller
 
 
 class _Request:
-    """One request under way; the lane is known once its caller and path are."""
+    """One request under way; the lane is known once its caller and path are. caller: set while it holds a place."""
 
-    __slots__ = ("headers", "lane", "receive", "scope", "started")
+    __slots__ = ("caller", "headers", "lane", "receive", "scope", "started")
 
     def __init__(self, scope: Scope, receive: Receive, started: float) -> None:
         self.scope, self.receive, self.started = scope, receive, started
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.caller: Caller | None = None
         self.lane: Lane | None = None
 
 
@@ -120,13 +85,18 @@ class InferEndpoint:
             await self._refuse(Refusal(500, "internal", "internal error"), request, send)
         else:
             await self._send(200, headers, body, send)
+        finally:
+            if request.caller is not None:
+                request.caller.leave()
 
     def _enter(self, request: _Request) -> Lane:
         """Who asks, how, and for which model."""
-        self._service.require_key(request.headers.get(b"authorization"))
+        caller = self._service.require_key(request.headers.get(b"authorization"), "infer")
         if request.scope["method"] != "POST":
             raise Refusal(405, "method", "infer takes POST", headers=((b"allow", b"POST"),))
-        request.lane = self._service.lane_at(request.scope["path"])
+        request.lane = self._service.table.route_at(request.scope["path"]).lane
+        caller.enter(time.monotonic())
+        request.caller = caller
         return request.lane
 
     async def _serve(self, request: _Request, lane: Lane) -> Answer:
@@ -139,7 +109,11 @@ class InferEndpoint:
         try:
             raw = await read_body(request.receive, limit=settings.max_body_bytes, seconds=settings.body_seconds)
             body = await decompress(raw, headers.get(b"content-encoding"), settings.max_body_bytes)
-            asked = parse_request(body, headers.get(b"inference-header-content-length"), lane.expected)
+            header, blob = read_header(body, headers.get(b"inference-header-content-length"), settings.max_json_bytes)
+            # Again, and then queued without a pause: while the body came, another version may have taken over.
+            route = self._service.table.route_at(request.scope["path"])
+            request.lane = lane = route.take(header.parameters.cut)
+            asked = check_request(header, blob, lane.expected)
             probabilities = await self._compute(lane, asked, request.started)
         finally:
             self._service.inflight_bytes -= reserved

@@ -1,15 +1,23 @@
-"""API keys: only their SHA-256 is kept, and every comparison takes the same time."""
+"""API keys: only their SHA-256 is kept. Who may do what, how often, and how much at once."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
+import math
 import secrets
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
+from harmony.cloud.refusal import Refusal
 from harmony.core.errors import ConfigError, DataMissing
 
+KeyScope = Literal["infer", "read", "admin"]
+"""infer: ask models; read: metadata, statistics, metrics; admin: load, unload, read the audit log."""
+ORDINARY: frozenset[KeyScope] = frozenset({"infer", "read"})
+EVERY_SCOPE: frozenset[KeyScope] = frozenset(get_args(KeyScope))
 MIN_KEY_LENGTH = 16
 MAX_KEY_LENGTH = 256
 _SEALED = "sha256:"
@@ -62,29 +70,105 @@ def environment_keys(environment: Mapping[str, str]) -> list[str]:
     return [key.strip() for key in found if key.strip()]
 
 
-class KeyRing:
-    """Who may ask. A ring without keys lets everybody in."""
+@dataclass(frozen=True, slots=True)
+class KeyGrant:
+    """What one key may do. Only the SHA-256 of the key is known.
 
-    def __init__(self, digests: Iterable[str]) -> None:
-        self._digests = {value: bytes.fromhex(value) for value in digests}
+    name: how logs and the audit name it; digest: hex; expires: Unix time in seconds, None for never; rate: infer
+    requests a second (as many may come at once); inflight: infer requests under way at once; None for no limit.
+    """
+
+    name: str
+    digest: str
+    scopes: frozenset[KeyScope]
+    expires: float | None = None
+    rate: float | None = None
+    inflight: int | None = None
+
+
+class Caller:
+    """A key in use. `enter` and `leave` keep its limits without waiting, locking or a database."""
+
+    __slots__ = ("_filled", "_tokens", "grant", "inflight")
+
+    def __init__(self, grant: KeyGrant) -> None:
+        self.grant = grant
+        self.inflight = 0
+        self._tokens = math.inf  # full: `_refill` takes what is above the limit off
+        self._filled = 0.0
+
+    @property
+    def name(self) -> str:
+        """How logs and the audit name it."""
+        return self.grant.name
+
+    def require(self, scope: KeyScope) -> None:
+        """403 unless the key has the scope."""
+        if scope not in self.grant.scopes:
+            raise Refusal(403, "forbidden", f"this key lacks the scope '{scope}'")
+
+    def enter(self, now: float) -> None:
+        """Begin a request; 429 with Retry-After above a limit. now: time.monotonic(). `leave` must follow a success."""
+        grant = self.grant
+        if grant.inflight is not None and self.inflight >= grant.inflight:
+            raise _too_many(1, f"this key may have {grant.inflight} requests under way at once")
+        if grant.rate is not None:
+            self._refill(now, grant.rate)
+            if self._tokens < 1:
+                raise _too_many((1 - self._tokens) / grant.rate, f"this key may ask {grant.rate:g} times a second")
+            self._tokens -= 1
+        self.inflight += 1
+
+    def leave(self) -> None:
+        """End a request that had entered."""
+        self.inflight -= 1
+
+    def _refill(self, now: float, rate: float) -> None:
+        self._tokens = min(max(1.0, rate), self._tokens + (now - self._filled) * rate)
+        self._filled = now
+
+
+def _too_many(wait: float, message: str) -> Refusal:
+    retry = b"%d" % max(1, math.ceil(wait))
+    return Refusal(429, "limited", f"{message}; try again in {retry.decode()} s", headers=((b"retry-after", retry),))
+
+
+class KeyRing:
+    """Who may ask: a picture in memory, replaced when keys change. Found by digest: time tells nothing of a key.
+
+    A ring without keys lets everybody on this machine infer and read, never administer: any web page that its user
+    visits could send such a request.
+    """
+
+    def __init__(self, grants: Iterable[KeyGrant] = (), *, is_open: bool = False) -> None:
+        self._anyone = Caller(KeyGrant("anyone", "", ORDINARY)) if is_open else None
+        self._callers: dict[bytes, Caller] = {}
+        self.update(grants)
 
     @property
     def is_open(self) -> bool:
         """Whether no key is needed."""
-        return not self._digests
+        return self._anyone is not None
 
-    def identify(self, authorization: bytes | None) -> str | None:
-        """Name of the caller (the first 8 digits of its key's digest, "anyone" on an open ring), None for a stranger.
+    def update(self, grants: Iterable[KeyGrant]) -> None:
+        """These keys count from now on. What a key that stays has under way, and has used of its rate, stays."""
+        known, callers = self._callers, {}
+        for grant in grants:
+            value = bytes.fromhex(grant.digest)
+            callers[value] = known.get(value) or Caller(grant)
+            callers[value].grant = grant
+        self._callers = callers
 
-        authorization: the header's value, `Bearer KEY`.
-        """
-        if not self._digests:
-            return "anyone"
-        if authorization is None or authorization[:7].lower() != b"bearer ":
+    def find(self, authorization: bytes | None) -> Caller | None:
+        """The caller that a header's value, `Bearer KEY`, belongs to; None for a stranger and an expired key."""
+        caller = self._anyone
+        if authorization is not None and authorization[:7].lower() == b"bearer ":
+            caller = self._callers.get(hashlib.sha256(authorization[7:].strip()).digest(), caller)
+        if caller is None or (caller.grant.expires is not None and caller.grant.expires <= time.time()):
             return None
-        asked = hashlib.sha256(authorization[7:].strip()).digest()
-        caller = None
-        for name, known in self._digests.items():  # all of them, so that time does not tell which one came close
-            if hmac.compare_digest(asked, known):
-                caller = name[:8]
         return caller
+
+
+def granted(digests: Iterable[str], scopes: frozenset[KeyScope]) -> list[KeyGrant]:
+    """Keys that came by option, environment or file: named by the first 8 digits of their digest, without limits."""
+    return [KeyGrant(value[:8], value, scopes) for value in digests]

@@ -10,6 +10,8 @@ from harmony.core.errors import ContractMismatch, HarmonyError
 Header = tuple[bytes, bytes]
 Reason = Literal[
     "unauthorized",
+    "forbidden",
+    "limited",
     "not_found",
     "method",
     "malformed",

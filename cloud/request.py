@@ -72,7 +72,9 @@ class _Parameters(_Part):
     timeout: Annotated[int, Field(ge=0, le=1 << 62)] = 0
 
 
-class _Header(_Part):
+class Header(_Part):
+    """The JSON part of a request."""
+
     id: Annotated[str, Field(max_length=256)] | None = None
     parameters: _Parameters = _Parameters()
     inputs: Annotated[list[_Input], Field(min_length=1, max_length=1), FailFast()]
@@ -100,16 +102,18 @@ class InferRequest:
     timeout_us: int
 
 
-def parse_request(body: bytes, header_length: bytes | None, expected: Expected) -> InferRequest:
-    """Read a body. Refusal 400 if it is not what the protocol or the model wants, 409 for another cut, 413 for JSON
-    that is too large."""
+def read_header(body: bytes, header_length: bytes | None, max_json_bytes: int) -> tuple[Header, memoryview]:
+    """The JSON part and the bytes after it. Refusal 400 if it is not the protocol's, 413 if it is too large."""
     size = _json_size(body, header_length)
-    if size > expected.max_json_bytes:
-        raise too_large(expected.max_json_bytes, "the JSON part")
-    header = _parse_header(body if header_length is None else body[:size])
+    if size > max_json_bytes:
+        raise too_large(max_json_bytes, "the JSON part")
+    return _parse_header(body if header_length is None else body[:size]), memoryview(body)[size:]
+
+
+def check_request(header: Header, blob: memoryview, expected: Expected) -> InferRequest:
+    """A request for one model. Refusal 400 if it is not what the model wants, 409 for another cut."""
     _check_cut(header.parameters.cut, expected)
     tensor = header.inputs[0]
-    blob = memoryview(body)[size:]
     rows = _rows(tensor, expected)
     _check_source(tensor, blob)
     load = _frames(tensor, rows, blob, expected) if tensor.name == FRAME else _values(tensor, blob)
@@ -124,9 +128,9 @@ def _json_size(body: bytes, header_length: bytes | None) -> int:
     return int(header_length)
 
 
-def _parse_header(text: bytes) -> _Header:
+def _parse_header(text: bytes) -> Header:
     try:
-        return _Header.model_validate_json(text)
+        return Header.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
@@ -245,7 +249,7 @@ def _texts(tensor: _Input) -> list[bytes]:
         raise malformed(f"'{FRAME}': data is not base64") from None
 
 
-def _wants_binary(header: _Header) -> bool:
+def _wants_binary(header: Header) -> bool:
     if not header.outputs:
         return header.parameters.binary_data_output
     output = header.outputs[0]

@@ -18,6 +18,7 @@ class ServiceSettings(Frozen):
     """Limits, budgets and keys of one service. Sizes in bytes, times in seconds.
 
     keys: SHA-256 of every key that may ask; none means that everybody may, which is for loopback only.
+    admin_keys: SHA-256 of every key that may also load, unload and read the audit log.
     max_json_bytes: JSON is parsed on the event loop into Python objects, so it has a tighter bound than binary tensors.
     queue_seconds: a request is refused when the work ahead of it is estimated to take longer.
     max_inflight_bytes: bodies that are being read or wait, all together.
@@ -26,6 +27,7 @@ class ServiceSettings(Frozen):
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     keys: tuple[Sha256, ...] = ()
+    admin_keys: tuple[Sha256, ...] = ()
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * MIB
     max_json_bytes: Annotated[int, Field(ge=1024, le=64 * MIB)] = 4 * MIB
     max_inflight_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
@@ -36,7 +38,7 @@ class ServiceSettings(Frozen):
 
     def require_safe(self) -> None:
         """ConfigError if the service would listen beyond this machine and let everybody in."""
-        if not self.keys and not is_loopback(self.host):
+        if not self.keys and not self.admin_keys and not is_loopback(self.host):
             raise ConfigError(
                 f"listening on {self.host} without keys would let everybody in",
                 where="--host",

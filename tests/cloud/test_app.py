@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from harmony.cloud import connection
 from harmony.cloud.app import ServiceApp, create_app
 from harmony.cloud.connection import GuardedConnection
+from harmony.cloud.lanes import Lane
 from harmony.cloud.models import open_models
 from harmony.cloud.settings import ServiceSettings
 from harmony.core.errors import ConfigError
@@ -62,6 +63,10 @@ async def ask(
     await app(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(body)
+
+
+def lane_of(app: ServiceApp) -> Lane:
+    return app.service.table.route("backend").lane
 
 
 def run(bundle: Bundle, work: Callable[[ServiceApp], Awaitable[None]], **settings: Any) -> None:
@@ -126,7 +131,7 @@ def test_a_fault_of_ours_is_a_500_without_its_inside(bundle: Bundle, monkeypatch
             raise RuntimeError("a secret")
 
         with monkeypatch.context() as patch:
-            patch.setattr(app.service.lanes["backend"].model.program, "run", fail)
+            patch.setattr(lane_of(app).model.program, "run", fail)
             status, _, body = await ask(app)
         assert (status, body) == (500, {"error": "the model failed on this batch"})
         assert (await ask(app))[0] == 200, "one failed batch must not end the model's thread"
@@ -138,8 +143,8 @@ def test_two_apps_count_for_themselves(bundle: Bundle) -> None:
     async def work(app: ServiceApp) -> None:
         other = create_app(open_models(bundle.folder), ServiceSettings())
         assert (await ask(app))[0] == 200
-        assert app.service.lanes["backend"].statistics.success.count == 1
-        assert other.service.lanes["backend"].statistics.success.count == 0
+        assert lane_of(app).statistics.success.count == 1
+        assert lane_of(other).statistics.success.count == 0
         assert app.service.metrics.registry is not other.service.metrics.registry
 
     run(bundle, work)

@@ -7,28 +7,50 @@ from pathlib import Path
 
 import pytest
 
-from harmony.cloud.keys import KeyRing, digest, environment_keys, generate_key, read_key_file
+from harmony.cloud.keys import ORDINARY, KeyRing, digest, environment_keys, generate_key, granted, read_key_file
+from harmony.cloud.refusal import Refusal
 from harmony.core.errors import ConfigError, DataMissing
 
 KEY, OTHER = "correct-horse-battery", "another-key-entirely"
 
 
+def ring_of(*keys: str) -> KeyRing:
+    return KeyRing(granted([digest(key) for key in keys], ORDINARY))
+
+
+def name_of(ring: KeyRing, authorization: bytes | None) -> str | None:
+    caller = ring.find(authorization)
+    return None if caller is None else caller.name
+
+
 def test_a_ring_knows_its_keys_by_digest_alone() -> None:
-    ring = KeyRing([digest(KEY), digest(OTHER)])
+    ring = ring_of(KEY, OTHER)
     name = hashlib.sha256(KEY.encode()).hexdigest()[:8]
-    assert ring.identify(f"Bearer {KEY}".encode()) == name
-    assert ring.identify(f"bearer  {KEY} ".encode()) == name
-    assert ring.identify(f"Bearer {OTHER}".encode()) not in (None, name)
+    assert name_of(ring, f"Bearer {KEY}".encode()) == name
+    assert name_of(ring, f"bearer  {KEY} ".encode()) == name
+    assert name_of(ring, f"Bearer {OTHER}".encode()) not in (None, name)
     for stranger in (None, b"", b"Bearer", b"Bearer ", f"Bearer {KEY}x".encode(), KEY.encode(), b"Bearer \xff\xfe"):
-        assert ring.identify(stranger) is None
+        assert ring.find(stranger) is None
     assert not ring.is_open
     assert KEY not in repr(vars(ring))
 
 
-def test_an_open_ring_lets_everybody_in() -> None:
-    ring = KeyRing([])
+def test_an_open_ring_lets_everybody_ask_but_nobody_administer() -> None:
+    ring = KeyRing(is_open=True)
     assert ring.is_open
-    assert ring.identify(None) == "anyone"
+    caller = ring.find(None)
+    assert caller is not None
+    assert caller.name == "anyone"
+    caller.require("infer")
+    with pytest.raises(Refusal, match="lacks the scope 'admin'"):
+        caller.require("admin")
+
+
+def test_a_ring_that_lost_its_last_key_is_not_open() -> None:
+    ring = ring_of(KEY)
+    ring.update([])
+    assert ring.find(None) is None
+    assert ring.find(f"Bearer {KEY}".encode()) is None
 
 
 def test_generated_keys_are_keys_and_differ() -> None:
