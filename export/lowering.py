@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import torch
 from harmony.core.checkpoint import CheckpointManifest
 from harmony.core.errors import EngineError
 from harmony.core.models import FrontEnd
+from harmony.core.spec import FeatureSpec, ImageSpec
 from harmony.export.executorch_program import ROLE, executorch_template, front_end_to_executorch
 from harmony.export.networks import Shape, empty_front_end
 from harmony.export.onnx_program import front_end_to_onnx, onnx_template
@@ -50,14 +52,19 @@ def lower(front_end: FrontEnd, image: torch.Tensor, format_: Format) -> tuple[di
 
 
 def blueprint(manifest: CheckpointManifest, task: Task) -> Blueprint:
-    """Lower one shape for one format."""
-    shape, format_ = task
-    network, image = empty_front_end(manifest, shape), sample(manifest)
+    """Lower one shape for one format; another run of the same sizes finds it done."""
+    return _blueprint(manifest.image, manifest.feature, len(manifest.clients[0].classes.names), *task)
+
+
+@lru_cache(maxsize=32)
+def _blueprint(image: ImageSpec, feature: FeatureSpec, classes: int, shape: Shape, format_: Format) -> Blueprint:
+    network = empty_front_end(image, feature, classes, shape)
+    blank = torch.zeros(1, image.channels, image.height, image.width)
     if not number(network):
         return Blueprint(format_, None, None)
     if format_ == "onnx":
-        return Blueprint(format_, onnx_template(network, image), None)
-    return Blueprint(format_, *executorch_template(network, image))
+        return Blueprint(format_, onnx_template(network, blank), None)
+    return Blueprint(format_, *executorch_template(network, blank))
 
 
 def blueprints(manifest: CheckpointManifest, tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Blueprint]]:
@@ -73,11 +80,6 @@ def blueprints(manifest: CheckpointManifest, tasks: Sequence[Task], jobs: int) -
                 yield waiting[done], done.result()
     except BrokenProcessPool:
         raise EngineError("a process that lowers networks died", mend="free some memory, or use --jobs 1") from None
-
-
-def sample(manifest: CheckpointManifest) -> torch.Tensor:
-    """A blank image (1, C, H, W) of the size that the front ends take."""
-    return torch.zeros(1, manifest.image.channels, manifest.image.height, manifest.image.width)
 
 
 def tasks_of(shapes: Iterable[Shape], formats: Sequence[Format]) -> list[Task]:

@@ -14,7 +14,7 @@ from harmony.core.checkpoint import CheckpointManifest, ClientRecord
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.core.scores import needs_gate
-from harmony.core.spec import Architecture
+from harmony.core.spec import Architecture, FeatureSpec, ImageSpec
 
 Tensors = Mapping[str, NDArray[Any]]
 PERSONAL_HEADS = ("exit1.head.", "exit2.head.")
@@ -68,10 +68,10 @@ def shape_of(client: ClientRecord) -> Shape:
     return Shape(client.architecture, len(client.classes.own), gate)
 
 
-def empty_front_end(manifest: CheckpointManifest, shape: Shape) -> FrontEnd:
+def empty_front_end(image: ImageSpec, feature: FeatureSpec, classes: int, shape: Shape) -> FrontEnd:
     """A front end of that shape in eval mode, its weights not yet those of any client."""
-    gate = len(manifest.clients[0].classes.names) if shape.gate else None
-    return FrontEnd(shape.architecture, manifest.image, manifest.feature, outputs=shape.own, gate=gate).eval()
+    gate = classes if shape.gate else None
+    return FrontEnd(shape.architecture, image, feature, outputs=shape.own, gate=gate).eval()
 
 
 def front_end(manifest: CheckpointManifest, client: ClientRecord, tensors: Tensors, where: object) -> FrontEnd:
@@ -83,7 +83,7 @@ def front_end(manifest: CheckpointManifest, client: ClientRecord, tensors: Tenso
         if len(tensors[name]) != rows:
             raise ArtifactCorrupt(f"has {len(tensors[name])} rows where {rows} classes are", where=where, field=name)
         kept[name] = tensors[name][own]
-    network = empty_front_end(manifest, shape)
+    network = empty_front_end(manifest.image, manifest.feature, rows, shape)
     _load(network, kept, where)
     return network
 
