@@ -15,9 +15,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from harmony.cloud.control import control_routes
-from harmony.cloud.infer import InferEndpoint, Service
+from harmony.cloud.infer import InferEndpoint
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Refusal
+from harmony.cloud.service import Service
 from harmony.cloud.settings import ServiceSettings
 
 log = logging.getLogger("harmony.cloud")

@@ -12,20 +12,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harmony.cloud.metrics import ModelStatistics
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Refusal, of_error
+from harmony.cloud.tensors import FEATURE, Floats, Load
 from harmony.core.errors import HarmonyError
 
-Floats = NDArray[np.float32]
-Load = Callable[[Floats], None]
 log = logging.getLogger("harmony.cloud")
 _SMOOTHING = 0.2  # share of the newest batch in the estimate of seconds a row
+_HEAD_START = 0.1  # seconds by which priority 1 is put before, and 3 and above behind, its place in the queue
 
 
 @dataclass(slots=True, eq=False)
@@ -33,12 +33,16 @@ class Job:
     """One request's rows on their way through the model thread.
 
     load: writes the rows (n, C, H, W) into the batch, or raises a HarmonyError that ends this job alone.
+    done: called on the loop with the job, unless it was dropped: its deadline passed, or its caller left.
+    place: the time that decides who is next.
     """
 
     rows: int
     load: Load
-    answer: asyncio.Future[Floats]
+    done: Callable[[Job], None]
     queued: float
+    place: float
+    dropped: bool = False
     error: Refusal | None = None
     result: Floats | None = None
 
@@ -61,7 +65,9 @@ class Batcher:
         self._statistics = statistics
         self._max_batch = max_batch
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._held: Job | None = None
+        self._line: list[tuple[float, int, Job]] = []
+        self._taken = 0
+        self._ending = False
         self._buffer = np.zeros((max_batch, *model.feature.shape), np.float32)
         self._pending_rows = 0
         self._seconds_a_row = self._measure()
@@ -86,15 +92,20 @@ class Batcher:
         """Seconds that the work ahead of a new request is estimated to take."""
         return self._pending_rows * self._seconds_a_row
 
-    def submit(self, rows: int, load: Load) -> asyncio.Future[Floats]:
-        """Queue rows ≤ max_batch. The future gives (rows, tokens) or raises Refusal; a done future is not computed."""
-        if self._loop is None or not self._accepting:
+    def submit(self, rows: int, load: Load, done: Callable[[Job], None], priority: int = 0) -> Job:
+        """Queue rows ≤ max_batch. 503 if nobody works on them.
+
+        priority: 1 goes before what came up to 0.1 s earlier, 3 and above lets pass what comes up to 0.1 s later, 0 and
+        2 are served in turn. A head start, and not a class of its own, so that nobody waits for ever.
+        """
+        if not self._accepting:
             raise Refusal(503, "stopping", "the service is not running")
-        job = Job(rows, load, self._loop.create_future(), time.perf_counter())
+        now = time.perf_counter()
+        job = Job(rows, load, done, now, now + _HEAD_START * (min(priority or 2, 3) - 2))
         self._pending_rows += rows
         self._statistics.depth.set(self._pending_rows)
         self._queue.put(job)
-        return job.answer
+        return job
 
     def _measure(self) -> float:
         """Seconds a row before anything was asked, so that the first burst meets a bounded queue too."""
@@ -113,12 +124,12 @@ class Batcher:
             waits = [batch.started - job.queued for job in batch.jobs]
             self._statistics.batch(batch.rows, waits, batch.seconds)
         for job in batch.jobs:
-            if job.answer.done():
+            if job.dropped:
                 continue
-            if job.result is not None:
-                job.answer.set_result(job.result)
-            else:
-                job.answer.set_exception(job.error or _failed())
+            try:
+                job.done(job)
+            except Exception:  # a fault of ours, which must not cost the others of the batch their answers
+                log.exception("an answer could not be delivered", extra={"model": self._model.name})
 
     def _work(self) -> None:
         """The thread: take what is there, run it, wake the loop, until `stop`."""
@@ -135,28 +146,37 @@ class Batcher:
 
     def _take(self) -> list[Job]:
         """At least one job, and every further one that fits into the batch; empty at the end."""
-        job = self._held or self._queue.get()
-        self._held = None
+        if not self._line and not self._ending:
+            self._stand_in_line(self._queue.get())
+        while True:
+            try:
+                self._stand_in_line(self._queue.get_nowait())
+            except Empty:
+                break
         jobs: list[Job] = []
         rows = 0
-        while job is not None:
-            if rows + job.rows > self._max_batch:
-                self._held = job
-                return jobs
-            jobs.append(job)
-            rows += job.rows
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                return jobs
-        if jobs:
-            self._queue.put(None)  # run these first, stop at the next call
+        while self._line and rows + self._line[0][2].rows <= self._max_batch:
+            jobs.append(heappop(self._line)[2])
+            rows += jobs[-1].rows
         return jobs
+
+    def _stand_in_line(self, job: Job | None) -> None:
+        if job is None:
+            self._ending = True
+        else:
+            self._taken += 1
+            heappush(self._line, (job.place, self._taken, job))
 
     def _run(self, batch: Batch) -> None:
         batch.started = time.perf_counter()
         loaded = self._load(batch.jobs)
         rows = sum(job.rows for job in loaded)
+        if not rows:
+            return
+        if not np.isfinite(np.add.reduce(self._buffer[:rows], axis=None)):
+            # One sum is the cheapest look at all of them; only if something is wrong, or the sum overflows, each is asked.
+            loaded = self._finite(loaded)
+            rows = sum(job.rows for job in loaded)
         if not rows:
             return
         probabilities = self._model.program.run(self._buffer[:rows])
@@ -175,7 +195,7 @@ class Batcher:
         """Fill the buffer with the jobs that are still wanted and whose feature is one."""
         loaded, first = [], 0
         for job in jobs:
-            if job.answer.done():  # its deadline passed, or its caller left
+            if job.dropped:
                 continue
             try:
                 job.load(self._buffer[first : first + job.rows])
@@ -188,6 +208,17 @@ class Batcher:
                 first += job.rows
         return loaded
 
-
-def _failed() -> Refusal:
-    return Refusal(500, "internal", "the model failed on this batch")
+    def _finite(self, loaded: list[Job]) -> list[Job]:
+        """The jobs whose rows are numbers, moved together in the buffer; the others are refused."""
+        kept: list[Job] = []
+        first = to = 0
+        for job in loaded:
+            rows = self._buffer[first : first + job.rows]
+            first += job.rows
+            if not np.isfinite(rows).all():
+                job.error = Refusal(400, "invalid_tensor", f"{FEATURE}: the feature holds values that are not finite")
+                continue
+            self._buffer[to : to + job.rows] = rows
+            to += job.rows
+            kept.append(job)
+        return kept

@@ -51,17 +51,18 @@ async def _collect(receive: Receive, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def decompress(body: bytes, encoding: bytes | None, limit: int) -> bytes:
-    """The body without its Content-Encoding: gzip, deflate or identity. 415 for another, 413 if it grows too large."""
+def window_of(encoding: bytes | None) -> int | None:
+    """zlib's window bits for a Content-Encoding: None for identity, 415 for one that is not read here."""
     name = (encoding or b"identity").strip().lower()
     if name in (b"identity", b""):
-        return body
+        return None
     if name not in _WINDOW:
         raise Refusal(415, "encoding", "Content-Encoding must be gzip, deflate or identity")
-    return await asyncio.to_thread(_inflate, body, _WINDOW[name], limit)  # zlib lets the loop go on meanwhile
+    return _WINDOW[name]
 
 
-def _inflate(body: bytes, window: int, limit: int) -> bytes:
+def inflate(body: bytes, window: int, limit: int) -> bytes:
+    """The body, decompressed. 413 if it grows above `limit`, 400 if it is damaged."""
     inflater = zlib.decompressobj(window)
     try:
         whole = inflater.decompress(body, limit + 1)

@@ -15,12 +15,13 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
 
-from harmony.cloud.infer import Service
 from harmony.cloud.keys import KeyScope
 from harmony.cloud.lanes import Lane
 from harmony.cloud.metrics import Total
+from harmony.cloud.outputs import OWN_MASS, PROBABILITIES
 from harmony.cloud.refusal import Refusal
-from harmony.cloud.request import FEATURE, FRAME, OUTPUT
+from harmony.cloud.service import Service
+from harmony.cloud.tensors import FEATURE, FRAME
 
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
 PLATFORM = "onnxruntime_onnx"
@@ -170,7 +171,10 @@ def metadata(lane: Lane) -> dict[str, Any]:
             TensorMetadata(name=FEATURE, datatype="FP32", shape=[-1, *model.feature.shape]),
             TensorMetadata(name=FRAME, datatype="BYTES", shape=[-1]),
         ],
-        outputs=[TensorMetadata(name=OUTPUT, datatype="FP32", shape=[-1, model.tokens])],
+        outputs=[
+            TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, model.tokens]),
+            TensorMetadata(name=OWN_MASS, datatype="FP32", shape=[-1]),
+        ],
         parameters={"cut": str(model.feature)},
     ).model_dump()
 
@@ -191,7 +195,10 @@ def config(lane: Lane) -> dict[str, Any]:
             {"name": FEATURE, "data_type": "TYPE_FP32", "dims": list(model.feature.shape), "optional": True},
             {"name": FRAME, "data_type": "TYPE_STRING", "dims": [1], "reshape": {"shape": []}, "optional": True},
         ],
-        "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [model.tokens]}],
+        "output": [
+            {"name": PROBABILITIES, "data_type": "TYPE_FP32", "dims": [model.tokens]},
+            {"name": OWN_MASS, "data_type": "TYPE_FP32", "dims": [1], "reshape": {"shape": []}},
+        ],
         "dynamic_batching": {"max_queue_delay_microseconds": 0},
     }
 

@@ -32,7 +32,7 @@ class Lane:
     def of(cls, model: ServedModel, settings: ServiceSettings, metrics: Metrics) -> Self:
         """The lane of a model under the service's settings. Runs the model: not for the event loop."""
         statistics = ModelStatistics(metrics, model.name, model.version)
-        expected = Expected(model.name, model.feature, settings.max_batch, settings.max_json_bytes)
+        expected = Expected(model.name, model.feature, model.tokens, settings.max_batch, settings.max_json_bytes)
         return cls(model, expected, Batcher(model, statistics, settings.max_batch), statistics)
 
     @property
@@ -52,6 +52,7 @@ class Alias:
     name: str
     version: str
     share: float = 0.0
+    cut: str = ""
 
 
 class _Canary:

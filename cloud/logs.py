@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from harmony.core.errors import ConfigError
 
 LEVELS = ("debug", "info", "warning", "error")
-_FIELDS = ("model", "path", "status", "reason", "error", "url", "seconds")
+_FIELDS = ("id", "caller", "model", "version", "path", "status", "reason", "error", "url", "rows", "seconds")
 
 
 class JsonLines(logging.Formatter):

@@ -7,30 +7,27 @@ Two ways in, each a batch of n samples of the model's cut (C, H, W):
 
     feature        FP32 or FP16 [n, C, H, W]     values, little-endian, C order
     feature_frame  BYTES [n]                     frames of harmony.core.wire; in JSON, base64 of each
+
+Callers send the same JSON again and again: what it means is looked up, and only the bytes after it are new.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import struct
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from harmony.cloud.batcher import Floats, Load
+from harmony.cloud.outputs import OWN_MASS, PROBABILITIES, Wanted, checked_own_tokens
 from harmony.cloud.refusal import Refusal, malformed, too_large
-from harmony.core.errors import InvalidInput
+from harmony.cloud.tensors import DTYPES, FEATURE, FRAME, Load, binary_values, frames, json_values
 from harmony.core.spec import FeatureSpec
-from harmony.core.wire import decode
 
-FEATURE, FRAME, OUTPUT = "feature", "feature_frame", "probabilities"
-_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP16": np.dtype("<f2")}
-_LENGTH = struct.Struct("<I")
+_REMEMBERED_TEXTS, _REMEMBERED_BYTES = 512, 2048
+_REMEMBERED_PLANS = 4  # of one text; more models than that seldom get the same
+_MAX_OWN_TOKENS = 4096
 
 
 class _Part(BaseModel):
@@ -42,7 +39,7 @@ class _Part(BaseModel):
 class _TensorParameters(_Part):
     binary_data_size: Annotated[int, Field(ge=0)] | None = None
     binary_data: bool | None = None
-    classification: int = 0
+    classification: Annotated[int, Field(ge=0)] = 0
     shared_memory_region: Any = None
     shared_memory_byte_size: Any = None
     shared_memory_offset: Any = None
@@ -66,40 +63,84 @@ class _Output(_Part):
     parameters: _TensorParameters = _TensorParameters()
 
 
+_OwnTokens = Annotated[list[int], Field(max_length=_MAX_OWN_TOKENS)]
+
+
 class _Parameters(_Part):
     binary_data_output: bool = False
     cut: Annotated[str, Field(max_length=64)] | None = None
     timeout: Annotated[int, Field(ge=0, le=1 << 62)] = 0
+    priority: Annotated[int, Field(ge=0, le=1 << 62)] = 0
+    own_tokens: _OwnTokens | Annotated[str, Field(max_length=8 * _MAX_OWN_TOKENS)] | None = None
 
 
-class Header(_Part):
-    """The JSON part of a request."""
-
+class _Document(_Part):
     id: Annotated[str, Field(max_length=256)] | None = None
     parameters: _Parameters = _Parameters()
     inputs: Annotated[list[_Input], Field(min_length=1, max_length=1), FailFast()]
-    outputs: Annotated[list[_Output], Field(max_length=1), FailFast()] = []
+    outputs: Annotated[list[_Output], Field(max_length=2), FailFast()] = []
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Expected:
     """What a model takes, and within which limits."""
 
     name: str
     feature: FeatureSpec
+    tokens: int
     max_batch: int
     max_json_bytes: int
 
+    @cached_property
+    def cut(self) -> str:
+        """The cut contract as callers write it."""
+        return str(self.feature)
+
 
 @dataclass(frozen=True, slots=True)
-class InferRequest:
-    """A checked request. timeout_us: 0 for none. binary: whether the answer carries the tensor as bytes."""
+class Plan:
+    """What the JSON part asks of one model, checked.
+
+    size: bytes of the tensor's values; own: the caller's own tokens; timeout_us, priority: 0 for none.
+    """
 
     id: str | None
-    rows: int
-    load: Load
-    binary: bool
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+    declared: int
+    data: Any
+    outputs: tuple[Wanted, ...]
+    own: tuple[int, ...] | None
     timeout_us: int
+    priority: int
+
+    @property
+    def rows(self) -> int:
+        """Samples."""
+        return self.shape[0]
+
+
+class Header:
+    """The JSON part of a request. cut: the caller's cut contract, if it says so."""
+
+    __slots__ = ("_document", "_plans", "cut")
+
+    def __init__(self, document: _Document) -> None:
+        self._document = document
+        self._plans: dict[Expected, Plan] = {}
+        self.cut = document.parameters.cut
+
+    def plan(self, expected: Expected) -> Plan:
+        """What it asks of a model. Refusal 400 if that is not what the model wants, 409 for another cut."""
+        plan = self._plans.get(expected)
+        if plan is None:
+            plan = _plan(self._document, expected)
+            if len(self._plans) >= _REMEMBERED_PLANS:
+                self._plans.clear()
+            self._plans[expected] = plan
+        return plan
 
 
 def read_header(body: bytes, header_length: bytes | None, max_json_bytes: int) -> tuple[Header, memoryview]:
@@ -107,17 +148,19 @@ def read_header(body: bytes, header_length: bytes | None, max_json_bytes: int) -
     size = _json_size(body, header_length)
     if size > max_json_bytes:
         raise too_large(max_json_bytes, "the JSON part")
-    return _parse_header(body if header_length is None else body[:size]), memoryview(body)[size:]
+    read = _remembered if header_length is not None and size <= _REMEMBERED_BYTES else _read
+    return read(body[:size]), memoryview(body)[size:]
 
 
-def check_request(header: Header, blob: memoryview, expected: Expected) -> InferRequest:
-    """A request for one model. Refusal 400 if it is not what the model wants, 409 for another cut."""
-    _check_cut(header.parameters.cut, expected)
-    tensor = header.inputs[0]
-    rows = _rows(tensor, expected)
-    _check_source(tensor, blob)
-    load = _frames(tensor, rows, blob, expected) if tensor.name == FRAME else _values(tensor, blob)
-    return InferRequest(header.id, rows, load, _wants_binary(header), header.parameters.timeout)
+def load_of(plan: Plan, blob: memoryview, expected: Expected) -> Load:
+    """Writes the request's rows into a batch. Refusal 400 for bytes that are not what the plan declares."""
+    if plan.declared != len(blob):
+        raise malformed(f"{len(blob)} bytes follow the JSON, the inputs declare {plan.declared}")
+    if plan.name == FRAME:
+        return frames(plan.data, blob, plan.rows, expected.feature)
+    if plan.data is not None:
+        return json_values(plan.data, plan.shape)
+    return binary_values(blob, plan.shape, DTYPES[plan.datatype], plan.size)
 
 
 def _json_size(body: bytes, header_length: bytes | None) -> int:
@@ -128,135 +171,83 @@ def _json_size(body: bytes, header_length: bytes | None) -> int:
     return int(header_length)
 
 
-def _parse_header(text: bytes) -> Header:
+def _read(text: bytes) -> Header:
     try:
-        return Header.model_validate_json(text)
+        return Header(_Document.model_validate_json(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
         raise malformed(f"{field}: {first['msg']}" if field else first["msg"]) from None
 
 
-def _check_cut(cut: str | None, expected: Expected) -> None:
-    if cut is not None and cut != str(expected.feature):
-        raise Refusal(
-            409,
-            "contract",
-            f"the cut contract differs: model '{expected.name}' has {expected.feature}, the caller has {cut}",
-        )
+_remembered = lru_cache(maxsize=_REMEMBERED_TEXTS)(_read)
 
 
-def _rows(tensor: _Input, expected: Expected) -> int:
-    """Samples in the tensor, after its name, datatype and shape were checked."""
+def _plan(document: _Document, expected: Expected) -> Plan:
+    tensor, parameters = document.inputs[0], document.parameters
+    if parameters.cut not in (None, expected.cut):
+        raise _other_cut(expected, f"the caller has {parameters.cut}")
+    _check_tensor(tensor, expected)
+    tensor.parameters.refuse_shared_memory()
+    size = tensor.parameters.binary_data_size
+    if (size is None) == (tensor.data is None):
+        raise malformed(f"'{tensor.name}' needs either data or parameters.binary_data_size")
+    own = None if parameters.own_tokens is None else checked_own_tokens(parameters.own_tokens, expected.tokens)
+    item = DTYPES[tensor.datatype].itemsize if tensor.name == FEATURE else 1
+    return Plan(
+        id=document.id,
+        name=tensor.name,
+        datatype=tensor.datatype,
+        shape=tuple(tensor.shape),
+        size=item * math.prod(tensor.shape),  # the shape is the model's by now
+        declared=size or 0,
+        data=tensor.data,
+        outputs=_wanted(document, own),
+        own=own,
+        timeout_us=parameters.timeout,
+        priority=parameters.priority,
+    )
+
+
+def _check_tensor(tensor: _Input, expected: Expected) -> None:
     name, shape = tensor.name, tensor.shape
     if name not in (FEATURE, FRAME):
         raise malformed(f"unknown input '{name}', the model takes '{FEATURE}' or '{FRAME}'")
-    datatypes = ("BYTES",) if name == FRAME else tuple(_DTYPES)
+    datatypes = ("BYTES",) if name == FRAME else tuple(DTYPES)
     if tensor.datatype not in datatypes:
         raise malformed(f"'{name}' has datatype {tensor.datatype}, it takes {' or '.join(datatypes)}")
     if len(shape) != (1 if name == FRAME else 4):
         raise malformed(f"'{name}' has {len(shape)} axes, it takes {'[n]' if name == FRAME else '[n, C, H, W]'}")
     if name == FEATURE and tuple(shape[1:]) != expected.feature.shape:
-        found = "x".join(map(str, shape[1:]))
-        raise Refusal(
-            409,
-            "contract",
-            f"the cut contract differs: model '{expected.name}' has {expected.feature}, the tensor has {found}",
-        )
+        raise _other_cut(expected, f"the tensor has {'x'.join(map(str, shape[1:]))}")
     if shape[0] > expected.max_batch:
         raise malformed(f"'{name}' has {shape[0]} samples, a request may have {expected.max_batch}")
-    return shape[0]
 
 
-def _check_source(tensor: _Input, blob: memoryview) -> None:
-    """Exactly one of `data` and a binary tensor, and no byte that nobody asked for."""
-    tensor.parameters.refuse_shared_memory()
-    size = tensor.parameters.binary_data_size
-    if (size is None) == (tensor.data is None):
-        raise malformed(f"'{tensor.name}' needs either data or parameters.binary_data_size")
-    if (size or 0) != len(blob):
-        raise malformed(f"{len(blob)} bytes follow the JSON, the inputs declare {size or 0}")
+def _other_cut(expected: Expected, found: str) -> Refusal:
+    return Refusal(409, "contract", f"the cut contract differs: model '{expected.name}' has {expected.cut}, {found}")
 
 
-def _values(tensor: _Input, blob: memoryview) -> Load:
-    count, dtype = int(np.prod(tensor.shape)), _DTYPES[tensor.datatype]  # the shape is the model's by now
-    if tensor.data is None:
-        if count * dtype.itemsize != len(blob):
-            raise malformed(
-                f"'{tensor.name}' has {len(blob)} bytes, its shape and datatype need {count * dtype.itemsize}"
-            )
-        return _load_values(np.frombuffer(blob, dtype).reshape(tensor.shape))
-    values = _numbers(tensor)
-    if values.size != count:
-        raise malformed(f"'{tensor.name}' has {values.size} values, its shape needs {count}")
-    with np.errstate(over="ignore"):  # what overflows to infinity is refused as not finite
-        return _load_values(values.reshape(tensor.shape).astype(np.float32))
+def _wanted(document: _Document, own: tuple[int, ...] | None) -> tuple[Wanted, ...]:
+    """The outputs of the answer: those asked for, or all that there are."""
+    offered = (PROBABILITIES,) if own is None else (PROBABILITIES, OWN_MASS)
+    binary = document.parameters.binary_data_output
+    if not document.outputs:
+        return tuple(Wanted(name, binary) for name in offered)
+    names = [output.name for output in document.outputs]
+    if len(set(names)) != len(names):
+        raise malformed(f"output '{names[0]}' is asked for twice")
+    return tuple(_one_wanted(output, offered, binary=binary) for output in document.outputs)
 
 
-def _numbers(tensor: _Input) -> NDArray[Any]:
-    """JSON data, flat or nested, as numbers; numpy alone would also take texts and truth values."""
-    try:
-        values = np.asarray(tensor.data)
-    except (ValueError, OverflowError, TypeError):
-        values = np.empty(0, object)
-    if not isinstance(tensor.data, list) or values.dtype.kind not in "fiu":
-        raise malformed(f"'{tensor.name}': data must be a list of numbers, flat or of the tensor's shape")
-    return values
-
-
-def _load_values(values: NDArray[Any]) -> Load:
-    def load(target: Floats) -> None:
-        if not np.isfinite(values).all():
-            raise InvalidInput("the feature holds values that are not finite", where=FEATURE)
-        target[...] = values
-
-    return load
-
-
-def _frames(tensor: _Input, rows: int, blob: memoryview, expected: Expected) -> Load:
-    frames: Sequence[bytes | memoryview] = _texts(tensor) if tensor.data is not None else _elements(blob, rows)
-    if len(frames) != rows:
-        raise malformed(f"'{FRAME}' has {len(frames)} elements, its shape needs {rows}")
-
-    def load(target: Floats) -> None:
-        for row, frame in enumerate(frames):
-            target[row] = decode(frame, expected.feature)
-
-    return load
-
-
-def _elements(blob: memoryview, rows: int) -> list[memoryview]:
-    """BYTES elements: each with its length, uint32, before it."""
-    elements: list[memoryview] = []
-    position = 0
-    while position < len(blob) and len(elements) < rows:
-        start = position + _LENGTH.size
-        if start > len(blob):
-            break
-        position = start + _LENGTH.unpack_from(blob, position)[0]
-        elements.append(blob[start:position])
-    if position != len(blob) or len(elements) != rows:
-        raise malformed(f"'{FRAME}': the lengths of {rows} elements do not add up to {len(blob)} bytes")
-    return elements
-
-
-def _texts(tensor: _Input) -> list[bytes]:
-    if not isinstance(tensor.data, list) or not all(isinstance(text, str) for text in tensor.data):
-        raise malformed(f"'{FRAME}': data must be a list of base64 texts")
-    try:
-        return [base64.b64decode(text, validate=True) for text in tensor.data]
-    except (binascii.Error, ValueError):
-        raise malformed(f"'{FRAME}': data is not base64") from None
-
-
-def _wants_binary(header: Header) -> bool:
-    if not header.outputs:
-        return header.parameters.binary_data_output
-    output = header.outputs[0]
-    if output.name != OUTPUT:
-        raise malformed(f"unknown output '{output.name}', the model gives '{OUTPUT}'")
-    output.parameters.refuse_shared_memory()
-    if output.parameters.classification:
-        raise malformed("classification is not offered; ask for the probabilities")
-    asked = output.parameters.binary_data
-    return header.parameters.binary_data_output if asked is None else asked
+def _one_wanted(output: _Output, offered: tuple[str, ...], *, binary: bool) -> Wanted:
+    name, parameters = output.name, output.parameters
+    if name == OWN_MASS and name not in offered:
+        raise malformed(f"'{OWN_MASS}' needs parameters.own_tokens, the caller's own tokens")
+    if name not in offered:
+        raise malformed(f"unknown output '{name}', the model gives '{PROBABILITIES}' and '{OWN_MASS}'")
+    parameters.refuse_shared_memory()
+    if name == OWN_MASS and parameters.classification:
+        raise malformed(f"'{OWN_MASS}' is one number a sample, it has no classification")
+    asked = parameters.binary_data
+    return Wanted(name, binary if asked is None else asked, parameters.classification)

@@ -85,15 +85,29 @@ def test_wrong_tensor(client: Client, change: dict[str, Any], status: int, words
         ([], "an object"),
         (None, "an object"),
         ({"inputs": [GOOD], "outputs": [{"name": "logits"}]}, "unknown output 'logits'"),
-        ({"inputs": [GOOD], "outputs": [{"name": "probabilities"}] * 2}, "at most 1"),
+        ({"inputs": [GOOD], "outputs": [{"name": "probabilities"}] * 2}, "asked for twice"),
+        ({"inputs": [GOOD], "outputs": [{"name": "probabilities"}] * 3}, "at most 2"),
+        ({"inputs": [GOOD], "outputs": [{"name": "own_mass"}]}, "needs parameters.own_tokens"),
         (
             {"inputs": [GOOD], "outputs": [{"name": "probabilities", "parameters": {"shared_memory_region": "r"}}]},
             "shared memory",
         ),
         (
-            {"inputs": [GOOD], "outputs": [{"name": "probabilities", "parameters": {"classification": 3}}]},
+            {"inputs": [GOOD], "outputs": [{"name": "probabilities", "parameters": {"classification": -3}}]},
             "classification",
         ),
+        (
+            {
+                "inputs": [GOOD],
+                "outputs": [{"name": "own_mass", "parameters": {"classification": 3}}],
+                "parameters": {"own_tokens": [1]},
+            },
+            "no classification",
+        ),
+        ({"inputs": [GOOD], "parameters": {"own_tokens": [0] * 5000}}, "own_tokens"),
+        ({"inputs": [GOOD], "parameters": {"own_tokens": "1" * 50_000}}, "own_tokens"),
+        ({"inputs": [GOOD], "parameters": {"priority": -1}}, "priority"),
+        ({"inputs": [GOOD], "parameters": {"priority": "high"}}, "priority"),
         ({"inputs": [GOOD], "parameters": {"timeout": -5}}, "timeout"),
         ({"inputs": [GOOD], "parameters": {"timeout": "soon"}}, "timeout"),
         ({"inputs": [GOOD], "parameters": {"binary_data_output": 1}}, "binary_data_output"),
@@ -104,6 +118,16 @@ def test_wrong_tensor(client: Client, change: dict[str, Any], status: int, words
 def test_wrong_document(client: Client, document: Any, words: str) -> None:
     reply = client.binary(document, bytes(512))
     assert (reply.status, words in reply.error) == (400, True), reply.body
+
+
+@pytest.mark.parametrize(
+    "own",
+    [[], [10], [-1], [1, 1], [1.5], [True], ["1"], "", "1,,2", "1;2", "1,1", "10", "-1", "\u0663", 7, {}],
+    ids=repr,
+)
+def test_wrong_own_tokens(client: Client, own: Any) -> None:
+    reply = client.binary({"inputs": [GOOD], "parameters": {"own_tokens": own}}, bytes(512))
+    assert (reply.status, "own_tokens" in reply.error) == (400, True), reply.body
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

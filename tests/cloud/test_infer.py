@@ -129,7 +129,10 @@ def test_metadata_config_and_statistics(client: Client, features: Features, tens
     for path in ("/v2/models/backend", "/v2/models/backend/versions/1"):
         metadata = client.get(path).json
         assert metadata["inputs"][0] == {"name": "feature", "datatype": "FP32", "shape": [-1, 8, 4, 4]}
-        assert metadata["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
+        assert metadata["outputs"] == [
+            {"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]},
+            {"name": "own_mass", "datatype": "FP32", "shape": [-1]},
+        ]
         assert metadata["parameters"]["cut"] == "8x4x4-float32"
     assert client.get("/v2/models/backend/config").json["max_batch_size"] == 8
     statistics = client.get("/v2/models/backend/stats").json["model_stats"][0]

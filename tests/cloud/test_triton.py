@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
+import json
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from harmony.core.wire import decode, encode
 
 if TYPE_CHECKING:
     from harmony.cloud.process import RunningService
-    from tests.cloud.conftest import Bundle, Floats
+    from tests.cloud.conftest import Bundle, Client, Floats
 
 Features = Callable[..., "Floats"]
 assert_close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
@@ -111,13 +114,95 @@ def test_errors_reach_the_caller_with_status_and_reason(stock: Any, auth: dict[s
     shared.set_shared_memory("region", 512)
     with pytest.raises(InferenceServerException, match="shared memory is not offered"):
         stock.infer("backend", [shared], headers=auth)
-    with pytest.raises(InferenceServerException, match="classification is not offered"):
-        stock.infer(
-            "backend",
-            [tensor_input(features(1), binary=True)],
-            outputs=[triton.InferRequestedOutput("probabilities", class_count=3)],
-            headers=auth,
-        )
+    shared_output = triton.InferRequestedOutput("probabilities")
+    shared_output.set_shared_memory("region", 512)
+    with pytest.raises(InferenceServerException, match="shared memory is not offered"):
+        stock.infer("backend", [tensor_input(features(1), binary=True)], outputs=[shared_output], headers=auth)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("asked", [1, 3, 99])
+def test_classification(
+    stock: Any, auth: dict[str, str], bundle: Bundle, features: Features, binary: bool, asked: int
+) -> None:
+    """The reference server's text, "value:index", the largest first; never more of them than there are classes."""
+    feature = features(2)
+    outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary, class_count=asked)]
+    result = stock.infer("backend", [tensor_input(feature, binary=True)], outputs=outputs, headers=auth)
+    texts = result.as_numpy("probabilities")
+    assert texts.shape == (2, min(asked, 10))
+    for row, expected in zip(texts, bundle.answer(feature), strict=True):
+        words = [(text.decode() if binary else text).split(":") for text in row]
+        order = np.argsort(-expected)[:asked]
+        assert [int(token) for _, token in words] == list(order)
+        np.testing.assert_allclose([float(value) for value, _ in words], expected[order], atol=2e-6)
+
+
+@pytest.mark.parametrize("own", [[2], [9, 0, 4], "9,0,4"])
+@pytest.mark.parametrize("binary", [True, False])
+def test_mass_on_the_callers_own_classes(
+    stock: Any, auth: dict[str, str], bundle: Bundle, features: Features, own: list[int] | str, binary: bool
+) -> None:
+    feature = features(3)
+    expected = bundle.answer(feature)
+    columns = [int(one) for one in own.split(",")] if isinstance(own, str) else own
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in ("own_mass", "probabilities")]
+    result = stock.infer(
+        "backend",
+        [tensor_input(feature, binary=True)],
+        outputs=outputs,
+        request_id="mine",
+        headers=auth,
+        parameters={"own_tokens": own},
+    )
+    assert (result.get_response()["id"], result.get_response()["model_version"]) == ("mine", "1")
+    assert_close(result.as_numpy("own_mass"), expected[:, columns].sum(axis=1))
+    assert_close(result.as_numpy("probabilities"), expected)
+
+
+def test_naming_own_classes_is_enough_to_get_their_mass(
+    stock: Any, auth: dict[str, str], bundle: Bundle, features: Features
+) -> None:
+    feature = features(1)
+    sent = [tensor_input(feature, binary=True)]
+    result = stock.infer("backend", sent, headers=auth, parameters={"own_tokens": [1, 2]})
+    assert_close(result.as_numpy("own_mass"), bundle.answer(feature)[:, [1, 2]].sum(axis=1))
+    assert stock.infer("backend", sent, headers=auth).as_numpy("own_mass") is None
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_answers_are_compressed_as_asked(
+    stock: Any, auth: dict[str, str], client: Client, bundle: Bundle, features: Features, coding: str
+) -> None:
+    """JSON of 80 numbers is long enough; an answer that fits into a packet anyway is left as it is."""
+    feature = features(8)
+    outputs = [triton.InferRequestedOutput("probabilities", binary_data=False)]
+    result = stock.infer(
+        "backend",
+        [tensor_input(feature, binary=True)],
+        outputs=outputs,
+        headers=auth,
+        response_compression_algorithm=coding,
+    )
+    assert_close(result.as_numpy("probabilities"), bundle.answer(feature))
+    one = {"name": "feature", "datatype": "FP32", "shape": [8, 8, 4, 4], "data": feature.ravel().tolist()}
+    body = json.dumps({"inputs": [one]}).encode()
+    long = client.infer(body, {"Accept-Encoding": coding})
+    assert long.headers["content-encoding"] == coding
+    assert long.headers["vary"] == "accept-encoding"
+    plain = gzip.decompress(long.body) if coding == "gzip" else zlib.decompress(long.body)
+    assert plain == client.infer(body).body
+    short = client.infer(body, {"Accept-Encoding": f"{coding};q=0"})
+    assert "content-encoding" not in short.headers
+
+
+@pytest.mark.parametrize("priority", [1, 2, 7])
+def test_priority_and_timeout_are_taken(
+    stock: Any, auth: dict[str, str], bundle: Bundle, features: Features, priority: int
+) -> None:
+    sent = [tensor_input(features(1), binary=True)]
+    result = stock.infer("backend", sent, headers=auth, priority=priority, timeout=5_000_000, sequence_id=3)
+    assert_close(result.as_numpy("probabilities"), bundle.answer(features(1)))
 
 
 def test_asyncio_client(service: RunningService, auth: dict[str, str], bundle: Bundle, features: Features) -> None:
@@ -129,6 +214,10 @@ def test_asyncio_client(service: RunningService, auth: dict[str, str], bundle: B
             assert await client.is_server_ready()
             assert await client.is_model_ready("backend", headers=auth)
             inputs = [[tensor_input(feature, binary=True)], [frame_input(frames)]]
+            for coding in (None, "gzip", "deflate"):
+                more = {"request_compression_algorithm": coding, "response_compression_algorithm": coding}
+                compressed = await client.infer("backend", inputs[0], headers=dict(auth), **more)
+                assert_close(compressed.as_numpy("probabilities"), bundle.answer(feature))
             return [await client.infer("backend", one, headers=auth) for one in inputs]
 
     for result in asyncio.run(ask()):
