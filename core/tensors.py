@@ -20,11 +20,12 @@ def load_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file of an opened checkpoint or bundle; ArtifactCorrupt if they cannot be parsed."""
     try:
         tensors: dict[str, NDArray[Any]] = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:  # the last two: a type numpy has not
+    except (SafetensorError, OSError, ValueError, AttributeError, TypeError) as error:  # the last two: float8, bfloat16
         raise ArtifactCorrupt(f"cannot be read: {error}", where=path, mend="copy the folder again") from None
     return tensors
 
 
 def save_tensors(path: Path, tensors: Tensors) -> None:
     """Write a safetensors file. The bytes go through an ordinary write, so that a full disk is an OSError."""
-    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+    # asarray, as ascontiguousarray would give a scalar an axis
+    path.write_bytes(save({name: np.asarray(value, order="C") for name, value in tensors.items()}))
