@@ -99,6 +99,13 @@ def test_every_truncation_and_growth_is_found(folder: Path, name: str) -> None:
             unseal(folder, Note)
 
 
+def test_another_size_is_said_before_the_content_is_read(folder: Path) -> None:
+    with (folder / "a.bin").open("r+b") as stream:
+        stream.truncate(1 << 40)  # sparse: to hash it would take an hour
+    with pytest.raises(ArtifactCorrupt, match=r"a\.bin: has 1099511627776 bytes, the manifest says 10"):
+        unseal(folder, Note)
+
+
 def replace_by_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()

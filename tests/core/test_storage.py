@@ -165,7 +165,7 @@ def test_of_two_processes_one_wins_and_the_other_says_so(tmp_path: Path) -> None
 
 
 def test_two_threads_do_not_share_a_draft(tmp_path: Path) -> None:
-    barrier, ends = threading.Barrier(2), list[str]()
+    barrier, ends = threading.Barrier(2, timeout=20), list[str]()
 
     def write(text: str) -> None:
         try:
