@@ -19,7 +19,7 @@ from harmony.bench.folder import require_writable, result_folder
 from harmony.bench.result_files import CSV_FILE, REPORT_FILE, to_csv, write_result
 from harmony.bench.results import Accuracy, BenchResult, BenchSettings, Versioned
 from harmony.bench.runner import BenchEvent, bench
-from harmony.core.config import ExitConfig, HarmonyConfig, Method, TrainConfig
+from harmony.core.config import Method, TrainConfig, demo_config
 from harmony.core.data import Dataset, load
 from harmony.core.mix import RHOS
 from harmony.core.partition import ClassesPerClient
@@ -84,22 +84,19 @@ class DemoResult(Versioned):
     bench: BenchResult
 
 
-def demo_config(method: Method, *, seed: int, fast: bool) -> TrainConfig:
-    """What the demo trains: the defaults, which are made for the embedded images; a tiny federation if `fast`."""
-    exits = ExitConfig(score="own_mass" if method == "harmony" else "entropy")
-    config = TrainConfig(method=method, seed=seed, exits=exits)
-    if not fast:
+def _config(method: Method, settings: DemoSettings) -> TrainConfig:
+    config = demo_config(method, settings.seed, fast=settings.fast)
+    if not settings.fast:
         return config
-    return config.model_copy(
-        update={
-            "partition": ClassesPerClient(clients=2, classes=3, samples_per_class=60),
-            "architectures": ("resnet-w8-d1", "mobilenet-w8-d1"),
-            "back_end_width": 8,
-            "rounds": 2,
-            "steps": 2,
-            "harmony": HarmonyConfig(personalize_epochs=1),
-        }
-    )
+    tiny = {
+        "partition": ClassesPerClient(clients=2, classes=3, samples_per_class=60),
+        "architectures": ("resnet-w8-d1", "mobilenet-w8-d1"),
+        "back_end_width": 8,
+        "steps": 2,
+        "threads": 1,
+        "harmony": config.harmony.model_copy(update={"personalize_epochs": 1}),
+    }
+    return config.model_copy(update=tiny)
 
 
 def demo(settings: DemoSettings, on_event: OnEvent = lambda event: None) -> DemoResult:
@@ -121,7 +118,7 @@ class _Story:
 
     def __init__(self, settings: DemoSettings, draft: Path, on_event: OnEvent) -> None:
         self._settings, self._draft, self._on_event = settings, draft, on_event
-        self._configs = {method: demo_config(method, seed=settings.seed, fast=settings.fast) for method in METHODS}
+        self._configs = {method: _config(method, settings) for method in METHODS}
         self._dataset = load(self._configs["harmony"].data.name)
         self._curves: dict[str, MethodCurves] = {}
         self._exports: Sequence[ExportReport] = ()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harmony.bench.result_files import JSON_FILE
 from harmony.core.errors import RunExists
-from harmony.core.sealed import sealing
+from harmony.core.storage import sealing, storing
 
 
 def require_writable(folder: Path, kind: str, *, replace: bool) -> None:
@@ -47,6 +47,7 @@ def result_folder(folder: Path, kind: str, *, replace: bool) -> Iterator[Path]:
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{role}") for role in ("new", "old"))
     with sealing(fresh) as draft:
         yield draft
-    folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old)
+    with storing(folder):
+        folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old)

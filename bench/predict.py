@@ -11,6 +11,9 @@ from harmony.bench.links import Link
 from harmony.bench.results import AnswerPath, Conditions, PathTiming, Prediction, Ratio, Timing
 from harmony.bench.statistics import ratio, summarise
 
+REQUEST_HEADERS, ANSWER_HEADERS = 232, 155
+"""Bytes of HTTP headers of one exchange between our client and service with a generated key; devices count bodies."""
+
 
 def to_timing(job: Job, measured: Measured, *, slowdown: float) -> Timing:
     """What a probe measured, summarised."""
@@ -49,9 +52,11 @@ def predict(
 ) -> tuple[Prediction, ...]:
     """Latencies in virtual time: local answers once, offloaded ones for each link.
 
-    request, answer: bytes of an offload. Waiting for the cloud is what the measured wall clock has beyond the thread's
-    CPU time: loopback, queue and back end. It is the cloud's own time and does not grow with the device's slowdown.
+    request, answer: bytes of the HTTP bodies of an offload. Waiting for the cloud is what the measured wall clock has
+    beyond the thread's CPU time: loopback, queue and back end. It is the cloud's own time and does not grow with the
+    device's slowdown.
     """
+    request, answer = request + REQUEST_HEADERS, answer + ANSWER_HEADERS
     found = []
     for path, samples in measured.paths.items():
         cpu, wall = np.concatenate(samples.cpu_s), np.concatenate(samples.wall_s)

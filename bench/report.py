@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harmony.bench import figures
 from harmony.bench.curves import MethodCurves, curves_of
 from harmony.bench.results import BenchResult, BundleResult
-from harmony.core.sealed import write_atomically
+from harmony.core.storage import write_atomically
 
 _TEMPLATE = "report.html"
 _WORDS = frozenset({"own classes", "profile", "answer by", "regime"})
@@ -236,7 +236,7 @@ def _bytes(result: BenchResult) -> dict[str, Any]:
     requests = [one.wire.request.median for one in bundles if one.wire.request]
     answers = [one.wire.answer.median for one in bundles if one.wire.answer]
     http = (
-        f" With HTTP, an offload sends {median(requests):,.0f} and receives {median(answers):,.0f} bytes."
+        f" An offload sends {median(requests):,.0f} and receives {median(answers):,.0f} bytes over HTTP, headers apart."
         if requests and answers
         else ""
     )

@@ -6,26 +6,30 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from harmony.bench.curves import MethodCurves
-from harmony.bench.results import AnswerPath, BenchResult, BundleResult
+from harmony.bench.results import AnswerPath, Bar, BenchResult, BundleResult
 
 TextTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
 def summary_rows(result: BenchResult) -> list[TextTable]:
-    """(title, columns, rows) of: devices, links, bars."""
-    rho = max(result.settings.rhos)
-    columns = ("device", "accuracy", "own", "other", "cloud %", "exit 1 ms", "exit 2 ms", "KiB", "peak MB", "× bare")
+    """(title, columns, rows) of: what devices know, what they cost, links, limits. At most 80 characters wide."""
+    rho, several = max(result.settings.rhos), len(result.settings.engines) > 1
+    names = [_name(one, several) for one in result.bundles]
+    know = [(name, *_know(one)) for name, one in zip(names, result.bundles, strict=True)]
+    cost = [(name, *_cost(one)) for name, one in zip(names, result.bundles, strict=True)]
     tables: list[TextTable] = [
-        (f"Devices at ρ = {rho:g} (latency: median on this host)", columns, [_device(one) for one in result.bundles])
+        (f"What devices know at ρ = {rho:g} (%)", ("device", "system", "own", "other", "to cloud"), know),
+        ("What they cost here (median)", ("device", "exit 1 ms", "exit 2 ms", "× bare", "KiB", "peak MB"), cost),
     ]
     links = [row for link in result.links if (row := _link(result, link.name))]
     if links:
-        tables.append(("An answer by the cloud, in virtual time", ("link", "median ms", "p90 ms", "first ms"), links))
-    bars = [
-        (one.name, f"{one.value:.3g} {one.unit}", f"≤ {one.limit:g}", "met" if one.met else "missed")
-        for one in result.speed
-    ]
-    return [*tables, ("Against its limits", ("what", "measured", "limit", ""), bars)]
+        tables.append(("An answer by the cloud, virtual time", ("link", "median ms", "p90 ms", "first ms"), links))
+    bars = [(one.name, f"{one.value:.3g}", f"≤ {one.limit:g}", one.unit, _verdict(one)) for one in result.speed]
+    return [*tables, ("Against its limits", ("what", "measured", "limit", "unit", ""), bars)]
+
+
+def _verdict(bar: Bar) -> str:
+    return "met" if bar.met else "missed"
 
 
 def accuracy_rows(curves: Mapping[str, MethodCurves]) -> TextTable:
@@ -35,19 +39,23 @@ def accuracy_rows(curves: Mapping[str, MethodCurves]) -> TextTable:
     return "Accuracy (%), mean over clients", ("method", *(f"ρ {rho:g}" for rho in rhos)), rows
 
 
-def _device(one: BundleResult) -> tuple[str, ...]:
-    accuracy, ratio = one.hardest.accuracy, one.hot.ratio if one.hot else None
+def _name(one: BundleResult, several: bool) -> str:
+    return f"{one.name} {one.architecture}" + (f" {one.engine}" if several else "")
+
+
+def _know(one: BundleResult) -> tuple[str, ...]:
+    mix = one.hardest
+    return tuple(map(_percent, (mix.accuracy.overall, mix.accuracy.id, mix.accuracy.ood, mix.cloud)))
+
+
+def _cost(one: BundleResult) -> tuple[str, ...]:
+    ratio = one.hot.ratio if one.hot else None
     return (
-        f"{one.name} {one.architecture} {one.engine}",
-        _percent(accuracy.overall),
-        _percent(accuracy.id),
-        _percent(accuracy.ood),
-        _percent(one.hardest.cloud),
         _ms(one, "exit1"),
         _ms(one, "exit2"),
+        f"{ratio.median:.2f}" if ratio else "–",
         f"{one.file_bytes[one.engine] / 1024:.0f}",
         f"{one.process.peak_rss_bytes / 1e6:.0f}",
-        f"{ratio.median:.2f}" if ratio else "–",
     )
 
 

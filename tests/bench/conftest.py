@@ -38,8 +38,9 @@ from harmony.core.bundle import VECTORS, CloudManifest, DeviceManifest, Exit, Fa
 from harmony.core.data import load
 from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import neg_entropy
-from harmony.core.sealed import seal, sealing
+from harmony.core.sealed import seal
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
+from harmony.core.storage import sealing
 
 Floats = NDArray[np.float32]
 

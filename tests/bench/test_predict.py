@@ -50,15 +50,15 @@ def test_timing_by_path() -> None:
 
 
 def test_local_answers_scale_with_the_slowdown_and_have_no_link() -> None:
-    local, _ = predict(MEASURED, [LINK], slowdown=10, request=948, answer=48)
+    local, _ = predict(MEASURED, [LINK], slowdown=10, request=716, answer=0)
     assert (local.path, local.link, local.cold_median_s) == ("exit1", None, None)
     assert local.median_s == pytest.approx(0.010)
 
 
 def test_offloaded_answers_wait_for_cloud_and_link() -> None:
-    _, cloud = predict(MEASURED, [LINK], slowdown=10, request=948, answer=48)
-    # CPU 2 ms · 10; waiting 6 − 2 ms, not scaled; link 100 ms + 1000 bytes up + 100 bytes down
-    assert cloud.median_s == pytest.approx(0.020 + 0.004 + 0.100 + 1.0 + 0.010)
+    _, cloud = predict(MEASURED, [LINK], slowdown=10, request=716, answer=0)
+    # CPU 2 ms · 10; waiting 6 − 2 ms, not scaled; link 100 ms + 716 + 232 + 52 bytes up + 155 + 52 bytes down
+    assert cloud.median_s == pytest.approx(0.020 + 0.004 + 0.100 + 1.0 + 0.0207)
     assert cloud.cold_median_s == pytest.approx(cloud.median_s + 0.100)
 
 

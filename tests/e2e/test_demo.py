@@ -62,8 +62,9 @@ def test_it_tells_the_whole_story(finished: tuple[Path, subprocess.CompletedProc
     assert list(result.curves) == ["splitgp", "harmony"]
     assert {one.bundle for one in result.parity} == {"client-000", "client-001", "cloud"}
     assert all(one.max_error < 1e-3 for one in result.parity)
-    for text in ("Accuracy (%)", "splitgp", "harmony", "Devices at ρ = 1", "Against its limits", "report: runs/demo"):
+    for text in ("Accuracy (%)", "splitgp", "harmony", "What devices know at ρ = 1", "Against its limits"):
         assert text in done.stdout
+    assert done.stdout.endswith("report: runs/demo/report.html\n")
 
 
 def test_devices_ran_without_torch_and_asked_the_cloud(
