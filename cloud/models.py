@@ -84,7 +84,7 @@ def _is_cloud_bundle(folder: Path) -> bool:
     return isinstance(value, dict) and value.get("format") == CloudManifest.FORMAT
 
 
-def open_model(folder: Path) -> ServedModel:
+def open_model(folder: Path, version: str = VERSION) -> ServedModel:
     """Check one cloud bundle byte by byte, load it, and have it answer its own test vectors."""
     manifest = open_cloud_bundle(folder)
     path = folder / manifest.program
@@ -100,4 +100,4 @@ def open_model(folder: Path) -> ServedModel:
             where=folder / VECTORS,
         )
     loaded.prove(vectors, manifest.tolerance, folder / VECTORS)
-    return ServedModel(manifest.model, VERSION, folder, manifest, loaded)
+    return ServedModel(manifest.model, version, folder, manifest, loaded)

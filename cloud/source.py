@@ -1,0 +1,111 @@
+"""What a service shall serve, and who says so: a folder of bundles, or a registry."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harmony.cloud.keys import KeyGrant
+from harmony.cloud.lanes import LATEST, Alias
+from harmony.cloud.models import find_bundles
+from harmony.core.bundle import CloudManifest
+from harmony.core.errors import ConfigError
+from harmony.core.sealed import MANIFEST, hash_file, read_manifest, reading
+
+
+@dataclass(frozen=True, slots=True)
+class WantedVersion:
+    """A version that a name points at. digest: SHA-256 of the manifest; loaded: whether it shall be served now."""
+
+    model: str
+    version: str
+    folder: Path
+    digest: str
+    loaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One state of what shall be served. revision: grows with every change; grants: the keys kept beside it."""
+
+    revision: int
+    versions: tuple[WantedVersion, ...]
+    aliases: tuple[Alias, ...]
+    grants: tuple[KeyGrant, ...] = ()
+
+
+class Source(Protocol):
+    """Says what shall be served. Every method may wait for a disk or a network: not for the event loop."""
+
+    def revision(self) -> int:
+        """The revision that `wanted` would have."""
+
+    def wanted(self) -> Wanted:
+        """What shall be served now."""
+
+    def set_loaded(self, model: str, *, loaded: bool, who: str) -> None:
+        """Load or unload a model. ConfigError if it is unknown."""
+
+    def audit(self, limit: int, before: int | None) -> list[dict[str, Any]]:
+        """The newest admin acts first."""
+
+
+class FolderSource:
+    """A folder of bundles, each the latest version of its model. Nothing is written: the folder may be read-only, and
+    what was decided in one run of the service cannot surprise the next.
+
+    Loading a model reads its folder again; a bundle that was replaced becomes the next version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """ArtifactMissing, ArtifactCorrupt, ArtifactTooNew or ConfigError for a path that cannot be served."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._revision = 1
+        self._models = {one.model: one for one in _find(path)}
+
+    def revision(self) -> int:
+        """Grows with every load and unload."""
+        return self._revision
+
+    def wanted(self) -> Wanted:
+        """Every model that was found, as its latest version."""
+        with self._lock:
+            versions = tuple(self._models.values())
+            aliases = [Alias(one.model, LATEST, one.version, cut=_cut(one.folder)) for one in versions]
+            return Wanted(self._revision, versions, tuple(aliases))
+
+    def set_loaded(self, model: str, *, loaded: bool, who: str) -> None:
+        """Read the model's folder again, or stop serving it. ConfigError if no bundle is of that model."""
+        with self._lock:
+            found = {one.model: one for one in _find(self._path)} if loaded else self._models
+            new, old = found.get(model), self._models.get(model)
+            if new is None:
+                raise ConfigError(f"no bundle of model '{model[:64]}'", where=self._path)
+            same = old is None or old.digest == new.digest
+            version = "1" if old is None else old.version if same else str(int(old.version) + 1)
+            self._models[model] = WantedVersion(model, version, new.folder, new.digest, loaded)
+            self._revision += 1
+
+    def audit(self, limit: int, before: int | None) -> list[dict[str, Any]]:
+        """ConfigError: a log that must not be lost needs a registry to lie in."""
+        raise ConfigError("an audit log is kept by a registry only", mend="serve with --registry")
+
+
+def _find(path: Path) -> list[WantedVersion]:
+    """The bundles at a path, without opening them further. ConfigError if two are of one model."""
+    found: dict[str, WantedVersion] = {}
+    for folder in find_bundles(path):
+        name = read_manifest(folder, CloudManifest).model
+        if name in found:
+            problem = f"is named '{name}', and so is {found[name].folder}"
+            raise ConfigError(problem, where=folder, mend="serve one of them")
+        with reading(folder):
+            found[name] = WantedVersion(name, "1", folder, hash_file(folder / MANIFEST), loaded=True)
+    return list(found.values())
+
+
+def _cut(folder: Path) -> str:
+    return str(read_manifest(folder, CloudManifest).feature)
