@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest, EngineName, Exit, open_device_bundle
 from harmony.core.errors import FallbackError
-from harmony.core.scores import score, softmax
+from harmony.core.scores import score
 from harmony.device.answer import Answer, ExitTaken, Fallback
 from harmony.device.engine import Engine, open_engine
 from harmony.device.prepare import Prepare
@@ -61,8 +61,11 @@ class Device:
         return answer
 
     def _local(self, exit_: ExitTaken, logits: Floats, scores: tuple[float, ...], started: float) -> Answer:
-        best = int(logits.argmax())
-        label, probability = self._own[best], float(softmax(logits)[0, best])
+        row = logits[0]
+        best = int(row.argmax())
+        # The softmax at its largest entry alone: its numerator is exp(0).
+        probability = 1 / float(np.add.reduce(np.exp(row - row[best])))
+        label = self._own[best]
         name = self._names[label]
         return Answer(label, name, exit_, probability, scores, label, time.perf_counter() - started)
 
