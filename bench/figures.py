@@ -93,23 +93,30 @@ def accuracy_parts(curves: Mapping[str, MethodCurves]) -> str:
                     color=colours[name],
                     size=11,
                 )
-        for name, accuracy in last.items():
-            value = 100 * getattr(accuracy, rows[0])
-            axes.annotate(
-                method_name(name),
-                (value, 0),
-                (0, 11),
-                textcoords="offset points",
-                ha="center",
-                color=colours[name],
-                weight="bold",
-            )
+        _name_methods(axes, {name: 100 * getattr(one, rows[0]) for name, one in last.items()}, colours)
         axes.set_yticks(range(len(rows)), [PARTS[part] for part in rows])
         axes.set_ylim(len(rows) - 0.5, -0.9)
         axes.margins(x=0.2)
         axes.set_xlabel("accuracy (%)")
         _bare_rows(axes)
         return svg.to_svg(figure, "parts", "Accuracy by part of the system, by method")
+
+
+def _name_methods(axes: Axes, values: Mapping[str, float], colours: Mapping[str, str]) -> None:
+    """Methods' names over the dots of the first row, growing apart so that they cannot meet."""
+    order = sorted(values, key=lambda name: values[name])
+    for place, name in enumerate(order):
+        first, last = place == 0, place == len(order) - 1
+        side = "center" if first == last else "right" if first else "left"
+        axes.annotate(
+            method_name(name),
+            (values[name], 0),
+            ({"right": 5, "left": -5, "center": 0}[side], 11),
+            textcoords="offset points",
+            ha=side,
+            color=colours[name],
+            weight="bold",
+        )
 
 
 def exit_shares(bundles: Sequence[BundleResult]) -> str:

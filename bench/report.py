@@ -114,7 +114,7 @@ def _accuracy(curves: Mapping[str, MethodCurves]) -> dict[str, Any]:
     if any(len(method.rhos) > 1 for method in curves.values()):
         plots.append(
             Figure(
-                "Accuracy as unfamiliar images come in",
+                "As unfamiliar images come in",
                 f"What the system answers, from the device or the cloud. Line: mean over {count} clients; band: worst "
                 "to best client.",
                 figures.accuracy_by_rho(curves),
@@ -190,10 +190,10 @@ def _device(bundle: BundleResult) -> str:
 
 def _latency_figure(result: BenchResult) -> Figure:
     slowdown = result.settings.slowdown
-    host = "this host's (k = 1)" if slowdown == 1 else f"{slowdown:g} × this host's"
+    host = "of this host (k = 1)" if slowdown == 1 else f"{slowdown:g} × this host's"
     return Figure(
         "How long an answer takes",
-        f"Virtual time: CPU time ({host}), waiting for the cloud, and the link. Dot: median device; bar: fastest to "
+        f"Virtual time: CPU time {host}, waiting for the cloud, and the link. Dot: median device; bar: fastest to "
         "slowest device.",
         figures.answer_latency(result),
     )
