@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,15 +14,21 @@ from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from harmony.cloud.server import Announcement
+    from harmony.cloud.source import Place
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
 def serve(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A cloud bundle, a folder of several, or what harmony export wrote.")
-    ],
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="A cloud bundle, a folder of several, or what harmony export wrote."),
+    ] = None,
     *,
+    registry: Annotated[
+        str | None, typer.Option(metavar="URL", help="Serve a registry instead: a folder, or a database URL.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of the registry's bundles, if it is another.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8080,
     key: Annotated[
@@ -45,20 +52,27 @@ def serve(
     harmony serve bundles/cloud                              on 127.0.0.1:8080, with a key that it makes and prints
     harmony serve bundles/ --port 0 --json                   any free port; {"url", "key", "models", "pid"} on stdout
     harmony serve bundles/cloud --host 0.0.0.0 --key-file keys.txt
+    harmony serve --registry registry/                       versions, aliases, keys: see harmony registry, harmony keys
     curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
 
-    Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does.
+    Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does. A key in
+    HARMONY_ADMIN_KEY may also load and unload models.
     """
+    from harmony.cloud.keys import digest, environment_admin_keys
     from harmony.cloud.logs import set_up_logs
     from harmony.cloud.server import serve as run
     from harmony.cloud.settings import checked_settings
+    from harmony.cloud.source import Place
 
+    place = Place(folder, registry, store)
     given = _digests(key or [], key_file, no_key=no_key)
-    made, keys = _made_key(given, no_key=no_key)
+    admin = tuple(digest(one, where="HARMONY_ADMIN_KEY") for one in environment_admin_keys(os.environ))
+    made, keys = (None, given) if _keeps_keys(place, no_key=no_key) else _made_key(given, no_key=no_key)
     settings = checked_settings(
         host=host,
         port=port,
         keys=keys,
+        admin_keys=admin,
         max_body_bytes=max_body,
         max_batch=max_batch,
         queue_seconds=queue_seconds,
@@ -69,7 +83,7 @@ def serve(
     def announce(said: Announcement) -> None:
         _announce(said, made, as_json=as_json, is_open=no_key)
 
-    run(folder, settings, announce, stop_with=sys.stdin.fileno() if until_stdin_ends else None)
+    run(place, settings, announce, stop_with=sys.stdin.fileno() if until_stdin_ends else None)
 
 
 def _digests(keys: list[str], key_file: Path | None, *, no_key: bool) -> tuple[str, ...]:
@@ -82,6 +96,16 @@ def _digests(keys: list[str], key_file: Path | None, *, no_key: bool) -> tuple[s
     if found and no_key:
         raise ConfigError("excludes every key, but keys are given", where="--no-key", mend="leave one of them out")
     return tuple(dict.fromkeys(found))
+
+
+def _keeps_keys(place: Place, *, no_key: bool) -> bool:
+    """Whether a registry has keys, so that none has to be made."""
+    if place.registry is None:
+        return False
+    if no_key:
+        raise ConfigError("a registry keeps keys", where="--no-key", mend="make one with 'harmony keys create'")
+    with closing(place.open()) as source:
+        return bool(source.wanted().grants)
 
 
 def _made_key(given: tuple[str, ...], *, no_key: bool) -> tuple[str | None, tuple[str, ...]]:

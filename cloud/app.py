@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from harmony.cloud.control import control_routes
+from harmony.cloud.deploy import Deployment, Opened
 from harmony.cloud.infer import InferEndpoint
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Refusal
@@ -28,6 +29,7 @@ class ServiceApp(FastAPI):
     """A FastAPI app whose infer paths never enter FastAPI: its routing costs more than a small batch."""
 
     service: Service
+    deployment: Deployment
     infer: InferEndpoint
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -43,8 +45,9 @@ def _is_infer(path: str) -> bool:
     return path.endswith("/infer") and path.startswith("/v2/models/") and path.count("/") in (4, 6)
 
 
-def create_app(models: Sequence[ServedModel], settings: ServiceSettings) -> ServiceApp:
-    """The app that serves `models`. Its lifespan starts and stops the model threads."""
+def create_app(models: Sequence[ServedModel] | Opened, settings: ServiceSettings) -> ServiceApp:
+    """The app that serves `models`. Its lifespan starts and stops the model threads, and follows the models' source."""
+    opened = models if isinstance(models, Opened) else Opened.fixed(models)
     release = version("harmony-sfl")
     app = ServiceApp(
         title="HARMONY fallback",
@@ -52,9 +55,10 @@ def create_app(models: Sequence[ServedModel], settings: ServiceSettings) -> Serv
         description="Open Inference Protocol v2. `POST /v2/models/{model}/infer` is described in docs/serving.md.",
         lifespan=_lifespan,
     )
-    app.service = Service(models, settings)
+    app.service = Service(opened.models, opened.wanted.aliases, settings, opened.wanted.grants)
+    app.deployment = Deployment(app.service, opened)
     app.infer = InferEndpoint(app.service)
-    for router in control_routes(app.service, release):
+    for router in control_routes(app.service, app.deployment, release):
         app.include_router(router)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
@@ -65,13 +69,16 @@ def create_app(models: Sequence[ServedModel], settings: ServiceSettings) -> Serv
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    service: Service = app.service  # type: ignore[attr-defined]  # FastAPI hands over its base class
+    assert isinstance(app, ServiceApp)  # noqa: S101  # FastAPI hands over its base class
+    service = app.service
     loop = asyncio.get_running_loop()
     for lane in service.table.lanes.values():
         lane.batcher.start(loop)
+    watching = asyncio.create_task(app.deployment.watch())
     try:
         yield
     finally:
+        watching.cancel()
         for lane in service.table.lanes.values():
             lane.batcher.stop(seconds=1.0)
 

@@ -15,16 +15,19 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
 
-from harmony.cloud.keys import KeyScope
-from harmony.cloud.lanes import Lane
+from harmony.cloud.deploy import Deployment
+from harmony.cloud.keys import Caller, KeyScope
+from harmony.cloud.lanes import Lane, Table
 from harmony.cloud.metrics import Total
 from harmony.cloud.outputs import OWN_MASS, PROBABILITIES
 from harmony.cloud.refusal import Refusal
+from harmony.cloud.repository import repository_routes
 from harmony.cloud.service import Service
 from harmony.cloud.tensors import FEATURE, FRAME
 
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
 PLATFORM = "onnxruntime_onnx"
+Describe = Callable[[Lane, Table], dict[str, Any]]
 _bearer = HTTPBearer(auto_error=False, description="an API key of this service")
 
 
@@ -67,18 +70,11 @@ class ModelMetadata(Protocol):
     parameters: dict[str, str]
 
 
-class IndexEntry(Protocol):
-    """A model in the repository."""
-
-    name: str
-    version: str
-    state: str
-    reason: str = ""
-
-
-def control_routes(service: Service, version: str) -> tuple[APIRouter, APIRouter]:
-    """(open routes, routes that need a key) of a service."""
-    return _health(service), _keyed(service, version)
+def control_routes(service: Service, deployment: Deployment, version: str) -> tuple[APIRouter, ...]:
+    """Open routes, routes that need a key, and the model repository of a service."""
+    keys = [_require(service, scope) for scope in ("read", "admin")]
+    repository = repository_routes(deployment, service.settings, *keys)
+    return _health(service), _keyed(service, version), repository
 
 
 def _health(service: Service) -> APIRouter:
@@ -109,12 +105,6 @@ def _keyed(service: Service, version: str) -> APIRouter:
         """Name, version and protocol extensions of this server."""
         return ServerMetadata(name="harmony", version=version, extensions=EXTENSIONS)
 
-    @router.post("/v2/repository/index", tags=["server"])
-    async def index() -> list[IndexEntry]:
-        """Every model that is served."""
-        models = [lane.model for lane in service.table.lanes.values()]
-        return [IndexEntry(name=model.name, version=model.version, state="READY") for model in models]
-
     @router.get("/metrics", tags=["server"], response_class=Response)
     async def metrics() -> Response:
         """Prometheus text."""
@@ -125,29 +115,39 @@ def _keyed(service: Service, version: str) -> APIRouter:
         """Counts and times of every model since the start, in nanoseconds."""
         return {"model_stats": [statistics(lane) for lane in service.table.lanes.values()]}
 
+    @router.get("/v2/models/{model}/stats", tags=["models"], responses={404: {"model": Failure}})
+    async def model_statistics(model: str) -> dict[str, Any]:
+        """Counts and times of every served version of a model since the start, in nanoseconds."""
+        return {"model_stats": [statistics(lane) for lane in service.table.of_model(model)]}
+
+    @router.get("/v2/models/{model}/versions/{version}/stats", tags=["models"], responses={404: {"model": Failure}})
+    async def version_statistics(model: str, version: str) -> dict[str, Any]:
+        """Counts and times of one version since the start, in nanoseconds."""
+        return {"model_stats": [statistics(service.table.route(model, version).lane)]}
+
     for suffix, describe in _DESCRIPTIONS.items():
         _add_model_route(router, service, suffix, describe)
     return router
 
 
-def _require(service: Service, scope: KeyScope) -> Callable[..., Awaitable[None]]:
+def _require(service: Service, scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets in whose key has the scope."""
 
-    async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> None:
+    async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> Caller:
         header = request.headers.get("authorization")
-        service.require_key(None if header is None else header.encode("latin-1"), scope)
+        return service.require_key(None if header is None else header.encode("latin-1"), scope)
 
     return require_key
 
 
-def _add_model_route(router: APIRouter, service: Service, suffix: str, describe: Callable[[Lane], Any]) -> None:
-    """The same description with and without a version in the path."""
+def _add_model_route(router: APIRouter, service: Service, suffix: str, describe: Describe) -> None:
+    """The same description with and without a version, or an alias, in the path; `cut` picks what an alias means."""
 
-    async def latest(model: str) -> JSONResponse:
-        return JSONResponse(describe(service.table.route(model).lane))
+    async def latest(model: str, cut: str | None = None) -> JSONResponse:
+        return JSONResponse(describe(service.table.route(model).lane_for(cut), service.table))
 
-    async def exact(model: str, version: str) -> JSONResponse:
-        return JSONResponse(describe(service.table.route(model, version).lane))
+    async def exact(model: str, version: str, cut: str | None = None) -> JSONResponse:
+        return JSONResponse(describe(service.table.route(model, version).lane_for(cut), service.table))
 
     for path, endpoint in (("", latest), ("/versions/{version}", exact)):
         router.add_api_route(
@@ -155,17 +155,18 @@ def _add_model_route(router: APIRouter, service: Service, suffix: str, describe:
             endpoint,
             name=describe.__name__,
             description=describe.__doc__ or "",
-            responses={404: {"model": Failure}},
+            responses={404: {"model": Failure}, 409: {"model": Failure}},
             tags=["models"],
         )
 
 
-def metadata(lane: Lane) -> dict[str, Any]:
-    """Inputs, outputs and cut contract of a model."""
+def metadata(lane: Lane, table: Table) -> dict[str, Any]:
+    """Inputs, outputs and cut contract of a version, its aliases, and every version of its model that is served."""
     model = lane.model
+    aliases = [one.name for one in table.aliases if (one.model, one.version) == (model.name, model.version)]
     return ModelMetadata(
         name=model.name,
-        versions=[model.version],
+        versions=[one.model.version for one in table.of_model(model.name)],
         platform=PLATFORM,
         inputs=[
             TensorMetadata(name=FEATURE, datatype="FP32", shape=[-1, *model.feature.shape]),
@@ -175,16 +176,16 @@ def metadata(lane: Lane) -> dict[str, Any]:
             TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, model.tokens]),
             TensorMetadata(name=OWN_MASS, datatype="FP32", shape=[-1]),
         ],
-        parameters={"cut": str(model.feature)},
+        parameters={"cut": str(model.feature), "version": model.version, "aliases": ",".join(sorted(aliases))},
     ).model_dump()
 
 
-def ready(lane: Lane) -> dict[str, Any]:
+def ready(lane: Lane, _: Table) -> dict[str, Any]:
     """Whether the model can be asked."""
     return {"name": lane.model.name, "ready": True}
 
 
-def config(lane: Lane) -> dict[str, Any]:
+def config(lane: Lane, _: Table) -> dict[str, Any]:
     """The model in the form of Triton's configuration."""
     model, expected = lane.model, lane.expected
     return {
@@ -221,18 +222,8 @@ def statistics(lane: Lane) -> dict[str, Any]:
     }
 
 
-def _one_statistics(lane: Lane) -> dict[str, Any]:
-    """Counts and times of the model since the start, in nanoseconds."""
-    return {"model_stats": [statistics(lane)]}
-
-
 def _total(total: Total) -> dict[str, int]:
     return {"count": total.count, "ns": total.ns}
 
 
-_DESCRIPTIONS: dict[str, Callable[[Lane], dict[str, Any]]] = {
-    "": metadata,
-    "/ready": ready,
-    "/config": config,
-    "/stats": _one_statistics,
-}
+_DESCRIPTIONS: dict[str, Describe] = {"": metadata, "/ready": ready, "/config": config}

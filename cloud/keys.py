@@ -70,6 +70,11 @@ def environment_keys(environment: Mapping[str, str]) -> list[str]:
     return [key.strip() for key in found if key.strip()]
 
 
+def environment_admin_keys(environment: Mapping[str, str]) -> list[str]:
+    """Keys in HARMONY_ADMIN_KEY, separated by commas."""
+    return [key.strip() for key in environment.get("HARMONY_ADMIN_KEY", "").split(",") if key.strip()]
+
+
 @dataclass(frozen=True, slots=True)
 class KeyGrant:
     """What one key may do. Only the SHA-256 of the key is known.

@@ -29,9 +29,14 @@ class Lane:
     statistics: ModelStatistics
 
     @classmethod
-    def of(cls, model: ServedModel, settings: ServiceSettings, metrics: Metrics) -> Self:
-        """The lane of a model under the service's settings. Runs the model: not for the event loop."""
-        statistics = ModelStatistics(metrics, model.name, model.version)
+    def of(
+        cls, model: ServedModel, settings: ServiceSettings, metrics: Metrics, counted: ModelStatistics | None = None
+    ) -> Self:
+        """The lane of a model under the service's settings. Runs the model: not for the event loop.
+
+        counted: what the version had counted when it was served before.
+        """
+        statistics = counted or ModelStatistics(metrics, model.name, model.version)
         expected = Expected(model.name, model.feature, model.tokens, settings.max_batch, settings.max_json_bytes)
         return cls(model, expected, Batcher(model, statistics, settings.max_batch), statistics)
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
 
 from harmony.cloud.refusal import Reason
 
@@ -35,6 +36,12 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"harmony_{name}", text, _MODEL, buckets=buckets, registry=self.registry)
+
+    def forget(self, model: str, version: str) -> None:
+        """Drop the series of a version that is served no more."""
+        for one in vars(self).values():
+            if isinstance(one, MetricWrapperBase):
+                one.remove_by_labels({"model": model, "version": version})
 
     def refused(self, reason: Reason, model: str = "", version: str = "") -> None:
         """Count a request that was not served."""

@@ -11,15 +11,15 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from harmony.cloud.app import ServiceApp, create_app
 from harmony.cloud.connection import GuardedConnection
-from harmony.cloud.models import open_models
+from harmony.cloud.deploy import Opened
 from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.source import Place
 from harmony.core.errors import ConfigError, PortInUse, ServiceError
 from harmony.core.spec import Frozen
 
@@ -41,23 +41,23 @@ class Announcement(Frozen):
 Announce = Callable[[Announcement], None]
 
 
-def serve(path: Path, settings: ServiceSettings, announce: Announce, *, stop_with: int | None = None) -> None:
-    """Serve the bundles at `path` until SIGTERM or SIGINT, then drain and return.
+def serve(place: Place, settings: ServiceSettings, announce: Announce, *, stop_with: int | None = None) -> None:
+    """Serve what lies at `place` until SIGTERM or SIGINT, then drain and return.
 
     announce: called once the service answers. stop_with: a file descriptor; its end of file stops the service too,
     so that it cannot outlive the process that holds the other end. Called on the main thread of a process that ends
     soon after: both signals are ignored from then on.
-    Raises what `open_models` raises, ConfigError for a host that cannot be bound or must not be, PortInUse.
+    Raises what opening the place raises, ConfigError for a host that cannot be bound or must not be, PortInUse.
     """
-    settings.require_safe()
     if stop_with is not None and not stat.S_ISFIFO(os.fstat(stop_with).st_mode):
         raise ConfigError("is not a pipe", where="stdin", mend="leave --until-stdin-ends out")
-    models = open_models(path)
-    app = create_app(models, settings)
+    opened = Opened.of(place.open())
+    settings.require_safe(kept=opened.wanted.grants or ())
+    app = create_app(opened, settings)
     with _listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        said = Announcement(url=url, models=tuple(model.name for model in models), pid=os.getpid())
+        said = Announcement(url=url, models=opened.names, pid=os.getpid())
         server = DrainingServer(app, settings, lambda: announce(said), stop_with)
         with _handled_signals(server):
             server.run(sockets=[listener])

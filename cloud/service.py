@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from harmony.cloud.keys import EVERY_SCOPE, ORDINARY, Caller, KeyRing, KeyScope, granted
-from harmony.cloud.lanes import LATEST, Alias, Lane, Table
+from harmony.cloud.keys import EVERY_SCOPE, ORDINARY, Caller, KeyGrant, KeyRing, KeyScope, granted
+from harmony.cloud.lanes import Alias, Lane, Table
 from harmony.cloud.metrics import Metrics
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import unauthorized
@@ -18,15 +18,27 @@ class Service:
     table: replaced whole when what is served changes, see harmony.cloud.lanes.
     """
 
-    def __init__(self, models: Sequence[ServedModel], settings: ServiceSettings) -> None:
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        aliases: Sequence[Alias],
+        settings: ServiceSettings,
+        grants: Iterable[KeyGrant] | None = None,
+    ) -> None:
+        """grants: keys beside those of the settings. None, and no key in the settings: everybody may ask."""
         self.settings = settings
-        given = [*granted(settings.keys, ORDINARY), *granted(settings.admin_keys, EVERY_SCOPE)]
-        self.keys = KeyRing(given, is_open=not given)
+        self._given = [*granted(settings.keys, ORDINARY), *granted(settings.admin_keys, EVERY_SCOPE)]
+        self.keys = KeyRing(is_open=not self._given and grants is None)
+        self.grant(grants)
         self.metrics = Metrics()
         lanes = [Lane.of(model, settings, self.metrics) for model in models]
-        self.table = Table(lanes, [Alias(model.name, LATEST, model.version) for model in models])
+        self.table = Table(lanes, aliases)
         self.draining = False
         self.inflight_bytes = 0
+
+    def grant(self, grants: Iterable[KeyGrant] | None) -> None:
+        """From now on these keys count, and those of the settings."""
+        self.keys.update((*self._given, *(grants or ())))
 
     def require_key(self, authorization: bytes | None, scope: KeyScope) -> Caller:
         """The caller; 401 for a stranger, 403 if its key lacks the scope."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -36,9 +37,9 @@ class ServiceSettings(Frozen):
     body_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
     drain_seconds: Annotated[int, Field(ge=1, le=600)] = 9
 
-    def require_safe(self) -> None:
-        """ConfigError if the service would listen beyond this machine and let everybody in."""
-        if not self.keys and not self.admin_keys and not is_loopback(self.host):
+    def require_safe(self, kept: Sequence[object] = ()) -> None:
+        """ConfigError if the service would listen beyond this machine and let everybody in. kept: of a registry."""
+        if not (self.keys or self.admin_keys or kept) and not is_loopback(self.host):
             raise ConfigError(
                 f"listening on {self.host} without keys would let everybody in",
                 where="--host",

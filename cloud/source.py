@@ -28,16 +28,24 @@ class WantedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One state of what shall be served. revision: grows with every change; grants: the keys kept beside it."""
+    """One state of what shall be served.
+
+    revision: grows with every change; grants: the keys kept beside it, None where none can be.
+    """
 
     revision: int
     versions: tuple[WantedVersion, ...]
     aliases: tuple[Alias, ...]
-    grants: tuple[KeyGrant, ...] = ()
+    grants: tuple[KeyGrant, ...] | None = None
 
 
 class Source(Protocol):
-    """Says what shall be served. Every method may wait for a disk or a network: not for the event loop."""
+    """Says what shall be served. Every method may wait for a disk or a network: not for the event loop.
+
+    shared: whether others can change it, so that it has to be looked at from time to time.
+    """
+
+    shared: bool
 
     def revision(self) -> int:
         """The revision that `wanted` would have."""
@@ -51,6 +59,31 @@ class Source(Protocol):
     def audit(self, limit: int, before: int | None) -> list[dict[str, Any]]:
         """The newest admin acts first."""
 
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where what shall be served lies: a folder of bundles, or a registry with, perhaps, the folder of its bundles."""
+
+    folder: Path | None = None
+    registry: str | None = None
+    store: Path | None = None
+
+    def open(self) -> Source:
+        """The source there. ConfigError unless there is one place; what FolderSource and Registry raise."""
+        if (self.folder is None) == (self.registry is None):
+            raise ConfigError("give either a folder of bundles, or --registry", where="harmony serve")
+        if self.registry is None:
+            assert self.folder is not None  # noqa: S101  # just checked
+            return FolderSource(self.folder)
+        # A service that needs no database loads none.
+        from harmony.cloud.registry.catalogue import Registry  # noqa: PLC0415
+        from harmony.cloud.registry.location import locate  # noqa: PLC0415
+
+        return Registry(locate(self.registry, self.store))
+
 
 class FolderSource:
     """A folder of bundles, each the latest version of its model. Nothing is written: the folder may be read-only, and
@@ -58,6 +91,8 @@ class FolderSource:
 
     Loading a model reads its folder again; a bundle that was replaced becomes the next version.
     """
+
+    shared = False
 
     def __init__(self, path: Path) -> None:
         """ArtifactMissing, ArtifactCorrupt, ArtifactTooNew or ConfigError for a path that cannot be served."""
@@ -92,6 +127,9 @@ class FolderSource:
     def audit(self, limit: int, before: int | None) -> list[dict[str, Any]]:
         """ConfigError: a log that must not be lost needs a registry to lie in."""
         raise ConfigError("an audit log is kept by a registry only", mend="serve with --registry")
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _find(path: Path) -> list[WantedVersion]:

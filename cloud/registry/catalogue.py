@@ -27,6 +27,8 @@ _ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")  # never digits alone: tho
 class Registry:
     """A database and a store. Every change is one transaction with its row in the audit log."""
 
+    shared = True
+
     def __init__(self, location: Location, *, create: bool = False, check: Verify = verify) -> None:
         """create: make the SQLite file if it is not there. Raises what `Database` does."""
         self.database = Database(location, create=create)
@@ -37,6 +39,10 @@ class Registry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
         self.database.close()
 
     def register(self, folder: Path, *, who: str, names: Sequence[str] = (LATEST,), share: float = 0.0) -> Version:

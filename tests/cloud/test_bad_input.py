@@ -285,7 +285,7 @@ def test_unknown_model_or_version(client: Client, path: str, words: str) -> None
         ("GET", "/v2/models/other", 404),
         ("GET", "/v2/models/backend/versions/2/ready", 404),
         ("GET", "/v2/nothing", 404),
-        ("POST", "/v2/repository/models/backend/load", 404),
+        ("POST", "/v2/repository/models/backend/load", 403),
         ("GET", "/v2/systemsharedmemory/status", 404),
     ],
 )
