@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,9 @@ from harmony.core.quiet import quiet
 from harmony.core.spec import FeatureSpec
 from harmony.export.networks import Answers, Segment, parameters
 from harmony.export.template import Span, Template, make_template
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def front_end_to_onnx(front_end: FrontEnd, image: Tensor) -> dict[str, bytes]:
@@ -59,5 +64,16 @@ def _export(network: nn.Module, sample: Tensor, names: tuple[str, ...], *, dynam
             dynamic_shapes=({0: torch.export.Dim("n")},) if dynamic else None,
         )
     assert program is not None  # noqa: S101  (None is for dynamo=False)
-    serialised: bytes = program.model_proto.SerializeToString()
+    serialised: bytes = _bare(program.model_proto).SerializeToString()
     return serialised
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what the exporter notes for debugging: half of a small file, and the paths of this machine's sources."""
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for port in (*model.graph.input, *model.graph.output):
+        port.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    return model

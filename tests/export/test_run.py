@@ -102,6 +102,15 @@ def test_onnx_files_stand_alone_with_the_promised_ports(exported: Exported) -> N
         assert all(node.domain in ("", "ai.onnx") for node in model.graph.node)
 
 
+def test_no_file_tells_where_it_was_made(exported: Exported) -> None:
+    """Exporters note stack traces for debugging: paths of the machine, and more bytes than a small network has."""
+    here = [str(Path(__file__).resolve().parents[2]), sys.prefix, "site-packages", ".py"]
+    for path in sorted(exported[0].rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [text for text in here if text.encode() in content], path
+
+
 def test_back_end_answers_any_batch_with_probabilities(exported: Exported, tiny_run: Path) -> None:
     manifest = open_checkpoint(tiny_run / "checkpoint")
     session = onnxruntime.InferenceSession(exported[0] / "cloud" / "back_end.onnx")
