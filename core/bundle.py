@@ -22,7 +22,6 @@ from harmony.core.errors import ArtifactCorrupt
 from harmony.core.scores import ScoreName, needs_gate
 from harmony.core.sealed import FileName, Manifest, Sha256, require_files, unseal
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
-from harmony.core.tensors import load_tensors, save_tensors
 from harmony.core.wire import Codec
 
 EngineName = Literal["onnxruntime", "executorch"]
@@ -148,11 +147,16 @@ def write_vectors(path: Path, vectors: dict[str, NDArray[np.float32]]) -> None:
     Device: image, hidden, logits1, feature, logits2, and gate1, gate2 where there is a gate.
     Cloud: feature, probabilities.
     """
+    from harmony.core.tensors import save_tensors  # noqa: PLC0415  (as below)
+
     save_tensors(path, vectors)
 
 
 def read_vectors(path: Path) -> dict[str, NDArray[np.float32]]:
     """What `write_vectors` wrote; ArtifactCorrupt if it cannot be parsed. Hash the file first."""
+    # A device that only answers reads no vectors, and need not carry the library (a megabyte of its 80).
+    from harmony.core.tensors import load_tensors  # noqa: PLC0415
+
     vectors = load_tensors(path)
     for name, value in vectors.items():
         if value.dtype != np.float32:

@@ -19,6 +19,7 @@ from harmony.core.errors import DataForeign, DataMissing, HarmonyError, InvalidI
 from harmony.core.spec import ImageSpec
 from harmony.device import Device
 from harmony.device.images import read_image
+from harmony.device.stream import map_images
 
 COLUMNS = {
     "label", "exit", "local_label", "probability", "seconds", "bytes_sent", "bytes_received", "would_offload",
@@ -95,7 +96,7 @@ def test_a_stream_with_a_cloud(
     [
         ({"--images": "gone.safetensors"}, r"DataMissing: .*gone\.safetensors"),
         ({"--images": "{bundle}/manifest.json"}, "DataForeign: .*manifest"),
-        ({"--images": "{bundle}/vectors.safetensors"}, "DataForeign: .*no tensor 'images'"),
+        ({"--images": "{bundle}/vectors.safetensors"}, "DataForeign: .*no tensor 'images'.*save_file"),
         ({"--server": "http://127.0.0.1:1", "--key-env": "UNSET"}, "ConfigError: UNSET: this variable is not set"),
         ({"--server": "http://127.0.0.1:1"}, "CloudUnreachable: http://127.0.0.1:1"),
         ({"--engine": "executorch"}, "EngineUnavailable: .*no files for executorch"),
@@ -111,6 +112,34 @@ def test_a_stream_that_cannot_run_says_why_on_one_line(
     (line,) = done.stderr.splitlines()
     assert re.search(words, line), line
     assert not (tmp_path / "r.json").exists()
+
+
+def _tensors(**changes: Any) -> bytes:
+    entry = {"dtype": "U8", "shape": [2, 4, 4, 1], "data_offsets": [0, 32]} | changes
+    header = json.dumps({"images": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(range(32))
+
+
+def test_images_are_mapped_as_the_format_says(tmp_path: Path, images: tuple[Path, Any]) -> None:
+    assert np.array_equal(map_images(images[0]), images[1])
+    (tmp_path / "x").write_bytes(_tensors())
+    assert map_images(tmp_path / "x").ravel().tolist() == list(range(32))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\0" * 7, b"\0" * 8, b"\xff" * 40, _tensors()[:-1], _tensors()[:20],
+        _tensors(dtype="I64"), _tensors(dtype=None), _tensors(shape=[2, 4, 4, 2]), _tensors(shape=[-2, -4, 4, 1]),
+        _tensors(shape=[2.0, 4, 4, 1]), _tensors(shape=[0, 4, 4, 1], data_offsets=[0, 0]), _tensors(shape=7),
+        _tensors(data_offsets=[-900, -868]), _tensors(data_offsets=[8, 40]), _tensors(data_offsets=["a", "b"]),
+        _tensors(data_offsets=[1 << 70, (1 << 70) + 32]),
+    ],
+)  # fmt: skip
+def test_an_images_file_that_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(DataForeign, match="x: holds no tensor 'images'"):
+        map_images(tmp_path / "x")
 
 
 def _save(path: Path, values: Any) -> Path:
