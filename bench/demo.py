@@ -1,4 +1,4 @@
-"""The whole story at once: train SplitGP and HARMONY, export, serve, run every device, report.
+"""The whole story at once: train SplitGP and HARMONY side by side, export, serve, run every device, report.
 
 DEMO/splitgp, DEMO/harmony     runs, each with its checkpoint
 DEMO/bundles/                  HARMONY's devices and its cloud
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from harmony.bench.curves import ClientCurve, CurvePoint, MethodCurves
 from harmony.bench.folder import require_writable, result_folder
@@ -125,17 +125,20 @@ class _Story:
         self._seconds: dict[Step, float] = {}
 
     def train(self) -> None:
-        """SplitGP, then HARMONY, each into a run folder of its own."""
-        from harmony.train import Progress, train  # noqa: PLC0415
+        """SplitGP and HARMONY side by side, each into a run folder of its own."""
+        from harmony.train import Progress, train_side_by_side  # noqa: PLC0415
+
+        def follow(name: str, now: Progress) -> None:
+            losses = ", ".join(f"{term} {value:.2f}" for term, value in now.losses.items())
+            self._tell(cast(Method, name), now.done, now.rounds, losses)
 
         for method, config in self._configs.items():
-            with self._step(method, config.rounds):
-
-                def follow(now: Progress, method: Method = method) -> None:
-                    losses = ", ".join(f"{name} {value:.2f}" for name, value in now.losses.items())
-                    self._tell(method, now.done, now.rounds, losses)
-
-                train(config, self._draft / method, dataset=self._dataset, on_progress=follow)
+            self._tell(method, 0, config.rounds)
+        jobs: dict[str, tuple[TrainConfig, Path]] = {
+            method: (config, self._draft / method) for method, config in self._configs.items()
+        }
+        seconds = train_side_by_side(jobs, follow)
+        self._seconds |= {method: seconds[method] for method in METHODS}
 
     def evaluate(self) -> None:
         """Both methods over every ρ."""

@@ -102,7 +102,7 @@ class TrainConfig(Table):
     splitgp: SplitGPConfig = SplitGPConfig()
     harmony: HarmonyConfig = HarmonyConfig()
     checkpoint_every: Positive = 10
-    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
 
     @field_validator("architectures")
     @classmethod

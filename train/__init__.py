@@ -2,6 +2,7 @@
 
 from harmony.train.evaluate import Accuracy, ClientEvaluation, Evaluation, evaluate
 from harmony.train.runs import METHODS, Progress, resumed_config, train
+from harmony.train.side_by_side import train_side_by_side
 
 __all__ = [
     "METHODS",
@@ -12,4 +13,5 @@ __all__ = [
     "evaluate",
     "resumed_config",
     "train",
+    "train_side_by_side",
 ]
