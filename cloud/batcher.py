@@ -92,6 +92,11 @@ class Batcher:
         """Seconds that the work ahead of a new request is estimated to take."""
         return self._pending_rows * self._seconds_a_row
 
+    @property
+    def seconds_a_row(self) -> float:
+        """What one more sample is estimated to add to that."""
+        return self._seconds_a_row
+
     def submit(self, rows: int, load: Load, done: Callable[[Job], None], priority: int = 0) -> Job:
         """Queue rows ≤ max_batch. 503 if nobody works on them.
 
@@ -174,7 +179,7 @@ class Batcher:
         if not rows:
             return
         if not np.isfinite(np.add.reduce(self._buffer[:rows], axis=None)):
-            # One sum is the cheapest look at all of them; only if something is wrong, or the sum overflows, each is asked.
+            # One sum is the cheapest look at all of them. If something is wrong, or the sum overflows, each is asked.
             loaded = self._finite(loaded)
             rows = sum(job.rows for job in loaded)
         if not rows:

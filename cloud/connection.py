@@ -23,10 +23,12 @@ class GuardedConnection(HttpToolsProtocol):
         self._header_bytes = 0
         self._discarded_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
+        self._in_headers = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A caller is there; its headers must follow soon."""
         super().connection_made(transport)
+        self._in_headers = True
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -34,11 +36,16 @@ class GuardedConnection(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. Only headers that are not whole by now need a timer."""
+        super().data_received(data)
+        if self._in_headers and self._header_timer is None and not self.transport.is_closing():
+            self._await_headers()
+
     def on_message_begin(self) -> None:
         """The first byte of a request on a connection that may have waited long for it."""
         self._header_bytes = self._discarded_bytes = 0
-        if self._header_timer is None:
-            self._await_headers()
+        self._in_headers = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -53,6 +60,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The request can be decided upon."""
+        self._in_headers = False
         self._stop_timer()
         super().on_headers_complete()
 

@@ -26,7 +26,7 @@ from harmony.cloud.service import Service
 Done = Callable[[Answer], None]
 _Made = TypeVar("_Made")
 log = logging.getLogger("harmony.cloud")
-_PATIENCE = 2  # a body that was let in and read has cost its price: it may find the queue this much longer than others
+PATIENCE = 2  # a body that was let in and read has cost its price: it may find the queue this much longer than others
 _QUICK_VALUES = 1 << 14  # more numbers than these are written, or compressed, beside the loop
 
 
@@ -66,14 +66,27 @@ class Exchange:
 
     def admit(self) -> None:
         """Take a place for the body. 503 with Retry-After if the queue, or what is being read, is full already."""
-        service, lane, size = self._service, self._lane, self._reserved
-        assert lane is not None  # noqa: S101  # set by `enter`
-        _require_room(lane, service.settings.queue_seconds)
+        self.reserve()
+        self.require_room()
+
+    def reserve(self) -> None:
+        """Take a place among the bodies that are under way; 503 with Retry-After if there is none."""
+        service, size = self._service, self._reserved
         # A lone body is always let in, however small the bound is set.
         if service.inflight_bytes and service.inflight_bytes + size > service.settings.max_inflight_bytes:
             raise _busy(1.0, "too many bodies are being read")
         service.inflight_bytes += size
         self._entered = True
+
+    def require_room(self, share: float = 1.0) -> None:
+        """503 with Retry-After unless the queue is shorter than this share of what is allowed."""
+        assert self._lane is not None  # noqa: S101  # set by `enter`
+        _require_room(self._lane, share * self._service.settings.queue_seconds)
+
+    @property
+    def lane(self) -> Lane | None:
+        """The model that it asks, once it has entered."""
+        return self._lane
 
     def leave(self) -> None:
         """Give back what was taken; a request that is still under way is dropped and not computed."""
@@ -124,7 +137,7 @@ class Exchange:
         self._lane = lane = service.table.route_at(self.path).take(header.cut)
         self._plan = plan = header.plan(lane.expected)
         load = load_of(plan, blob, lane.expected)
-        _require_room(lane, _PATIENCE * service.settings.queue_seconds)
+        self.require_room(PATIENCE)
         if plan.timeout_us:
             self._expire_after(plan.timeout_us)
         self._job = lane.batcher.submit(plan.rows, load, self._computed, plan.priority)
@@ -140,7 +153,7 @@ class Exchange:
         """The model's word, or why there is none."""
         self._job = None
         lane, plan = self._lane, self._plan
-        assert lane is not None and plan is not None  # noqa: S101, PT018  # set before it was queued
+        assert lane is not None and plan is not None  # noqa: S101  # set before it was queued
         if job.result is None:
             self._fail(job.error or Refusal(500, "internal", "the model failed on this batch"))
             return

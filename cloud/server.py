@@ -16,8 +16,8 @@ from types import FrameType
 import uvicorn
 
 from harmony.cloud.app import ServiceApp, create_app
-from harmony.cloud.connection import GuardedConnection
 from harmony.cloud.deploy import Opened
+from harmony.cloud.direct import DirectConnection
 from harmony.cloud.settings import ServiceSettings
 from harmony.cloud.source import Place
 from harmony.core.errors import ConfigError, PortInUse, ServiceError
@@ -74,11 +74,12 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=GuardedConnection,
+                http=DirectConnection,
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,
                 backlog=_BACKLOG,
                 server_header=False,
                 timeout_keep_alive=75,
@@ -104,6 +105,10 @@ class DrainingServer(uvicorn.Server):
             listener.close()
         await asyncio.sleep(_LAST_ORDERS_SECONDS)
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, DirectConnection):
+                connection.give_up()
+        await asyncio.sleep(0)  # the last answers are written, the last connections closed
         log.info("stopped")
 
     def _watch(self, descriptor: int) -> None:

@@ -10,6 +10,7 @@ from harmony.cloud.metrics import Metrics
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import unauthorized
 from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.waiting import WaitingRoom
 
 
 class Service:
@@ -35,6 +36,7 @@ class Service:
         self.table = Table(lanes, aliases)
         self.draining = False
         self.inflight_bytes = 0
+        self.waiting = WaitingRoom(settings.queue_seconds)
 
     def grant(self, grants: Iterable[KeyGrant] | None) -> None:
         """From now on these keys count, and those of the settings."""

@@ -1,0 +1,146 @@
+"""Callers who do not heed Retry-After: they wait outside, are let in when there is room, and cost nothing meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from harmony.cloud import waiting
+from harmony.cloud.process import RunningService, running_service
+
+if TYPE_CHECKING:
+    from tests.cloud.conftest import Bundle, Client, Floats
+
+Features = Callable[..., "Floats"]
+Tensor = Callable[..., dict[str, Any]]
+ClientOf = Callable[[RunningService], "Client"]
+TIGHT = ("--max-batch", "1", "--queue-seconds", "0.02")
+
+
+def test_who_comes_back_too_early_waits_outside_until_there_is_room(
+    heavy: Bundle, features: Features, tensor: Tensor, client_of: ClientOf
+) -> None:
+    """12 connections that ask again at once, whatever they hear: each is refused at most once a second, and served."""
+    feature = features(1)
+    text = json.dumps(tensor([1, 8, 4, 4], 512)).encode()
+    heard: list[tuple[float, list[int]]] = []
+
+    def hammer(client: Client) -> None:
+        headers = {"Authorization": f"Bearer {client.key}", "Inference-Header-Content-Length": str(len(text))}
+        connection = http.client.HTTPConnection(client.host, int(client.port), timeout=30)
+        started = time.monotonic()
+        statuses: list[int] = []
+        while statuses.count(200) < 4:
+            connection.request("POST", "/v2/models/backend/infer", text + feature.tobytes(), headers)
+            response = connection.getresponse()
+            body = response.read()
+            statuses.append(response.status)
+            if response.status == 200:
+                found = np.frombuffer(body[-40:], "<f4").reshape(1, 10)
+                np.testing.assert_allclose(found, heavy.answer(feature), rtol=1e-3, atol=1e-5)
+        heard.append((time.monotonic() - started, statuses))
+        connection.close()
+
+    with running_service(heavy.folder, *TIGHT) as service:
+        client = client_of(service)
+        threads = [threading.Thread(target=hammer, args=(client,)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(heard) == 12
+    assert any(503 in statuses for _, statuses in heard), "there was no overload"
+    for seconds, statuses in heard:
+        assert set(statuses) <= {200, 503}
+        assert statuses.count(503) <= seconds + 1
+
+
+def test_work_of_a_caller_who_left_is_not_computed(
+    heavy: Bundle, features: Features, tensor: Tensor, client_of: ClientOf
+) -> None:
+    text = json.dumps(tensor([1, 8, 4, 4], 512)).encode()
+    body = text + features(1).tobytes()
+    with running_service(heavy.folder, "--max-batch", "1", "--queue-seconds", "30") as service:
+        client = client_of(service)
+        head = (
+            f"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key}\r\n"
+            f"Inference-Header-Content-Length: {len(text)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        gone = []
+        for _ in range(20):
+            gone.append(socket.create_connection((client.host, int(client.port))))
+            gone[-1].sendall(head + body)
+        for connection in gone:
+            connection.close()
+        assert client.infer(body, {"Inference-Header-Content-Length": str(len(text))}).status == 200
+        statistics = client.get("/v2/models/backend/stats").json["model_stats"][0]
+    assert statistics["inference_stats"]["fail"]["count"] + statistics["inference_stats"]["success"]["count"] == 21
+    assert statistics["inference_count"] < 21
+
+
+class Visitor:
+    """A guest that notes what happens to it."""
+
+    def __init__(self, room: list[int]) -> None:
+        self.room, self.heard = room, ""
+
+    @property
+    def lane(self) -> None:
+        return None
+
+    def let_in(self, share: float) -> bool:
+        if not self.room:
+            return False
+        self.room.pop()
+        self.heard = "in"
+        return True
+
+    def send_away(self) -> None:
+        self.heard = "away"
+
+
+async def seen(*guests: Visitor) -> list[str]:
+    for _ in range(400):
+        if all(guest.heard for guest in guests):
+            break
+        await asyncio.sleep(0.005)
+    return [guest.heard for guest in guests]
+
+
+def test_the_waiting_room_keeps_order_and_time() -> None:
+    async def main() -> None:
+        place: list[int] = []
+        room = waiting.WaitingRoom(1.0)
+        first, second, third = (Visitor(place) for _ in range(3))
+        for guest in (first, second, third):
+            room.add(guest, time.monotonic() + 60)
+        place.append(1)
+        assert await seen(first) == ["in"]
+        assert second.heard == third.heard == ""
+        room.remove(second)
+        place.append(1)
+        assert await seen(third) == ["in"]
+        late = Visitor(place)
+        room.add(late, time.monotonic())
+        assert await seen(late) == ["away"]
+        assert second.heard == "", "who left is not called"
+
+    asyncio.run(main())
+
+
+def test_refusals_at_once_are_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    room = waiting.WaitingRoom(1.0)
+    assert sum(room.may_refuse_now() for _ in range(1000)) == waiting.REFUSALS_A_SECOND
+    now[0] += 0.1
+    assert sum(room.may_refuse_now() for _ in range(1000)) == pytest.approx(waiting.REFUSALS_A_SECOND / 10, abs=1)
