@@ -70,11 +70,14 @@ class ModelMetadata(Protocol):
     parameters: dict[str, str]
 
 
+_KEYED: dict[int | str, dict[str, Any]] = {401: {"model": Failure}, 403: {"model": Failure}}
+
+
 def control_routes(service: Service, deployment: Deployment, version: str) -> tuple[APIRouter, ...]:
     """Open routes, routes that need a key, and the model repository of a service."""
-    keys = [_require(service, scope) for scope in ("read", "admin")]
-    repository = repository_routes(deployment, service.settings, *keys)
-    return _health(service), _keyed(service, version), repository
+    read, admin = _require(service, "read"), _require(service, "admin")
+    repository = repository_routes(deployment, service.settings, read, admin)
+    return _health(service), _keyed(service, version, [Depends(read)]), _models(service), repository
 
 
 def _health(service: Service) -> APIRouter:
@@ -95,10 +98,8 @@ def _health(service: Service) -> APIRouter:
     return router
 
 
-def _keyed(service: Service, version: str) -> APIRouter:
-    router = APIRouter(
-        dependencies=[Depends(_require(service, "read"))], responses={401: {"model": Failure}, 403: {"model": Failure}}
-    )
+def _keyed(service: Service, version: str, read: Sequence[Any]) -> APIRouter:
+    router = APIRouter(dependencies=read, responses=_KEYED)
 
     @router.get("/v2", tags=["server"])
     async def server() -> ServerMetadata:
@@ -125,17 +126,23 @@ def _keyed(service: Service, version: str) -> APIRouter:
         """Counts and times of one version since the start, in nanoseconds."""
         return {"model_stats": [statistics(service.table.route(model, version).lane)]}
 
+    return router
+
+
+def _models(service: Service) -> APIRouter:
+    """What a model takes: for whoever may ask it, too."""
+    router = APIRouter(dependencies=[Depends(_require(service, "read", "infer"))], responses=_KEYED)
     for suffix, describe in _DESCRIPTIONS.items():
         _add_model_route(router, service, suffix, describe)
     return router
 
 
-def _require(service: Service, scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
-    """A dependency that lets in whose key has the scope."""
+def _require(service: Service, *scopes: KeyScope) -> Callable[..., Awaitable[Caller]]:
+    """A dependency that lets in whose key has one of the scopes."""
 
     async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> Caller:
         header = request.headers.get("authorization")
-        return service.require_key(None if header is None else header.encode("latin-1"), scope)
+        return service.require_key(None if header is None else header.encode("latin-1"), *scopes)
 
     return require_key
 

@@ -107,10 +107,11 @@ class Caller:
         """How logs and the audit name it."""
         return self.grant.name
 
-    def require(self, scope: KeyScope) -> None:
-        """403 unless the key has the scope."""
-        if scope not in self.grant.scopes:
-            raise Refusal(403, "forbidden", f"this key lacks the scope '{scope}'")
+    def require(self, *scopes: KeyScope) -> None:
+        """403 unless the key has one of the scopes."""
+        if self.grant.scopes.isdisjoint(scopes):
+            wanted = " or ".join(f"'{scope}'" for scope in scopes)
+            raise Refusal(403, "forbidden", f"this key lacks the scope {wanted}")
 
     def enter(self, now: float) -> None:
         """Begin a request; 429 with Retry-After above a limit. now: time.monotonic(). `leave` must follow a success."""

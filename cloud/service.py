@@ -42,10 +42,10 @@ class Service:
         """From now on these keys count, and those of the settings."""
         self.keys.update((*self._given, *(grants or ())))
 
-    def require_key(self, authorization: bytes | None, scope: KeyScope) -> Caller:
-        """The caller; 401 for a stranger, 403 if its key lacks the scope."""
+    def require_key(self, authorization: bytes | None, *scopes: KeyScope) -> Caller:
+        """The caller; 401 for a stranger, 403 if its key has none of the scopes."""
         caller = self.keys.find(authorization)
         if caller is None:
             raise unauthorized()
-        caller.require(scope)
+        caller.require(*scopes)
         return caller

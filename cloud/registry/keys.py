@@ -52,14 +52,19 @@ class KeyLimits:
 
     def require_meant(self) -> None:
         """ConfigError, naming the field, for what cannot be meant."""
-        if not self.scopes or not self.scopes <= EVERY_SCOPE:
-            raise ConfigError(f"'{', '.join(sorted(self.scopes))}'", field="scope", mend="infer, read, admin")
         if self.seconds is not None and not 0 < self.seconds <= 1e10:
             raise ConfigError("must lie in the future", field="expires", mend="for example 90d")
         if self.rate is not None and not 0 < self.rate <= _MAX_RATE:
             raise ConfigError(f"must be above 0 and at most {_MAX_RATE:g}", field="rate")
         if self.inflight is not None and not 1 <= self.inflight <= _MAX_INFLIGHT:
             raise ConfigError(f"must be from 1 to {_MAX_INFLIGHT}", field="inflight")
+
+
+def scopes_of(names: Iterable[str]) -> frozenset[KeyScope]:
+    """Scopes by name; ConfigError for another."""
+    if unknown := set(names) - EVERY_SCOPE:
+        raise ConfigError(f"'{min(unknown)}' is no scope", mend=f"choose from {', '.join(sorted(EVERY_SCOPE))}")
+    return _scopes(names)
 
 
 class KeyBook:
@@ -109,7 +114,7 @@ class KeyBook:
                 record(connection, who, "key.revoke", key.name, id=key.id)
             return keys
 
-    def keys(self) -> list[Key]:
+    def all(self) -> list[Key]:
         """Every key there ever was, by name, oldest first."""
         with self._database.reading() as connection:
             rows = connection.execute(select(*_COLUMNS).order_by(KeyRow.name, KeyRow.created)).all()
