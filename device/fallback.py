@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import random
 import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import httpcore2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +22,7 @@ from harmony.core.errors import (
 )
 from harmony.core.wire import encode
 from harmony.device.answer import CloudAnswer
-from harmony.device.deadline import Deadline, DeadlineBackend
+from harmony.device.deadline import Connection, Deadline
 from harmony.device.protocol import (
     HEADER_LENGTH,
     MAX_JSON_BYTES,
@@ -40,7 +40,7 @@ _MENDS = {401: "check the key", 403: "check the key", 404: "check the URL and th
 
 class _Reply(NamedTuple):
     status: int
-    headers: dict[bytes, bytes]
+    headers: dict[str, str]
     body: bytes
 
 
@@ -57,14 +57,15 @@ class FallbackClient:
         if not 0 < deadline_s <= 3600:
             raise ConfigError(f"{deadline_s} s is no deadline", where="deadline", mend="0 to 3600 seconds")
         self._model_url = f"{base}/v2/models/{manifest.fallback.model}"
-        self._infer_url = httpcore2.URL(f"{self._model_url}/infer")
-        self._headers = [(b"host", _host(base)), *_authorization(key)]
+        self._headers = _authorization(key)
         self._codec, self._cut = manifest.fallback.codec, manifest.feature
         self._label_of_token, self._tokens = manifest.classes.label_of_token, len(manifest.classes.names)
         self._requests = InferRequests(manifest.feature)
         self._deadline_s, self._deadline = deadline_s, Deadline()
-        self._pool = httpcore2.ConnectionPool(
-            max_connections=1, keepalive_expiry=60, network_backend=DeadlineBackend(self._deadline)
+        parts = urlsplit(self._model_url)
+        self._path = parts.path
+        self._connection = Connection(
+            parts.hostname or "", parts.port, tls=parts.scheme == "https", deadline=self._deadline
         )
         self._sent = self._received = 0
 
@@ -76,13 +77,12 @@ class FallbackClient:
 
     def close(self) -> None:
         """Close the connection."""
-        self._pool.close()
+        self._connection.close()
 
     def check(self) -> None:
         """Ask what the service's model takes. ContractMismatch if it is another cut; otherwise as `ask`."""
         self._deadline.start(self._deadline_s)
-        url = httpcore2.URL(self._model_url)
-        reply = self._exchange(b"GET", url, [], b"", limit=MAX_JSON_BYTES + 16 * self._tokens)
+        reply = self._exchange("GET", self._path, {}, b"", limit=MAX_JSON_BYTES + 16 * self._tokens)
         require_contract(reply.body, self._cut, self._tokens, self._model_url)
 
     def ask(self, feature: NDArray[np.float32]) -> CloudAnswer:
@@ -94,8 +94,8 @@ class FallbackClient:
         self._deadline.start(self._deadline_s)
         self._sent = self._received = 0
         size, body = self._requests.body(encode(feature, self._codec))
-        headers = [(HEADER_LENGTH, b"%d" % size), (b"content-type", b"application/octet-stream")]
-        reply = self._exchange(b"POST", self._infer_url, headers, body, limit=max_answer_bytes(self._tokens))
+        headers = {HEADER_LENGTH: str(size), "content-type": "application/octet-stream"}
+        reply = self._exchange("POST", f"{self._path}/infer", headers, body, limit=max_answer_bytes(self._tokens))
         values = read_probabilities(reply.body, reply.headers.get(HEADER_LENGTH), self._tokens, self._model_url)
         token = int(values.argmax())
         return CloudAnswer(int(self._label_of_token[token]), float(values[token]))
@@ -105,15 +105,13 @@ class FallbackClient:
         """Bytes of HTTP bodies that the last `ask` sent and received, also if it failed; retries count."""
         return self._sent, self._received
 
-    def _exchange(
-        self, method: bytes, url: httpcore2.URL, headers: list[tuple[bytes, bytes]], body: bytes, *, limit: int
-    ) -> _Reply:
+    def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, *, limit: int) -> _Reply:
         """A 200 reply, after retries if they fit into the deadline; a FallbackError otherwise."""
-        request_headers = [*self._headers, *headers, (b"content-length", b"%d" % len(body))]
+        request_headers = self._headers | headers | {"content-length": str(len(body))}
         for attempt in range(1, ATTEMPTS + 1):
             pause = BACKOFF_S * attempt * random.uniform(0.5, 1.5)  # noqa: S311  (jitter, not a secret)
             try:
-                reply = self._once(method, url, request_headers, body, limit)
+                reply = self._once(method, path, request_headers, body, limit)
             except FallbackError as error:
                 if isinstance(error, CloudUnreachable) and self._may_wait(attempt, pause):
                     continue
@@ -136,32 +134,41 @@ class FallbackClient:
         time.sleep(pause)
         return True
 
-    def _once(
-        self, method: bytes, url: httpcore2.URL, headers: list[tuple[bytes, bytes]], body: bytes, limit: int
-    ) -> _Reply:
+    def _once(self, method: str, path: str, headers: dict[str, str], body: bytes, limit: int) -> _Reply:
+        connection = self._connection
+        whole = False
         try:
-            with self._pool.stream(method, url, headers=headers, content=body) as response:
-                self._sent += len(body)
-                content = self._read(response, limit)
-                replied = {name.lower(): value for name, value in response.headers}
-                return _Reply(response.status, replied, content)
-        except httpcore2.TimeoutException:
+            connection.drop_if_stale()
+            connection.request(method, path, body, headers)
+            self._sent += len(body)
+            response = connection.getresponse()
+            replied = {name.lower(): value for name, value in response.getheaders()}
+            reply = _Reply(response.status, replied, self._read(response, limit))
+            whole = True
+        except TimeoutError:
             raise CloudTimeout(
                 f"no answer within {self._deadline_s:g} s", where=self._model_url, mend="raise --deadline, or try later"
             ) from None
-        except (httpcore2.NetworkError, httpcore2.RemoteProtocolError, OSError) as error:
+        except (http.client.HTTPException, OSError) as error:
             raise CloudUnreachable(
                 f"no connection: {error or type(error).__name__}", where=self._model_url, mend="is the service running?"
             ) from None
+        else:
+            return reply
+        finally:
+            if not whole:  # the rest of an answer must not be taken for the next one
+                connection.close()
 
-    def _read(self, response: httpcore2.Response, limit: int) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, limit: int) -> bytes:
         parts, size = [], 0
-        for part in response.iter_stream():
+        while part := response.read(1 << 16):
             size += len(part)
             self._received += len(part)
             if size > limit:
                 raise CloudAnswerInvalid(f"the answer is larger than {limit} bytes", where=self._model_url)
             parts.append(part)
+        if response.length:  # what was promised and never came: the client itself lets that pass
+            raise http.client.IncompleteRead(b"".join(parts), response.length)
         return b"".join(parts)
 
 
@@ -176,19 +183,15 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _host(url: str) -> bytes:
-    return urlsplit(url).netloc.encode("ascii")
-
-
-def _authorization(key: str | None) -> list[tuple[bytes, bytes]]:
+def _authorization(key: str | None) -> dict[str, str]:
     if key is None:
-        return []
+        return {}
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError("the key must be printable ASCII without spaces", where="key", mend="check it for typos")
-    return [(b"authorization", b"Bearer " + key.encode("ascii"))]
+    return {"authorization": f"Bearer {key}"}
 
 
 def _retry_after(reply: _Reply, default: float) -> float:
     """Seconds that the service asks to wait; `default` if it does not say, or says a date."""
-    text = reply.headers.get(b"retry-after", b"")
-    return float(text) if text.isdigit() and len(text) < 6 else default
+    text = reply.headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else default

@@ -13,7 +13,7 @@ from harmony.core.errors import CloudAnswerInvalid, ContractMismatch
 from harmony.core.spec import FeatureSpec
 
 Floats = NDArray[np.float32]
-HEADER_LENGTH = b"inference-header-content-length"
+HEADER_LENGTH = "inference-header-content-length"
 MAX_JSON_BYTES = 64 << 10
 _SUM_TOLERANCE = 1e-3
 
@@ -51,9 +51,9 @@ def max_answer_bytes(tokens: int) -> int:
     return MAX_JSON_BYTES + 4 * tokens
 
 
-def read_probabilities(body: bytes, header_length: bytes | None, tokens: int, where: str) -> Floats:
+def read_probabilities(body: bytes, header_length: str | None, tokens: int, where: str) -> Floats:
     """The probabilities (tokens,) of an infer answer; CloudAnswerInvalid if they are not that."""
-    if header_length is None or not header_length.isdigit() or len(header_length) > 9:
+    if header_length is None or not _is_number(header_length):
         _invalid("has no Inference-Header-Content-Length, so no binary tensor", where)
     size = int(header_length)
     output = _only_output(_parse(body[:size], where), where)
@@ -66,6 +66,10 @@ def read_probabilities(body: bytes, header_length: bytes | None, tokens: int, wh
     if not abs(total - 1) <= _SUM_TOLERANCE or not np.minimum.reduce(values) >= 0:  # so that NaN fails
         _invalid(f"has probabilities that are negative, not finite or add up to {total:.4g}", where)
     return values
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def require_contract(body: bytes, cut: FeatureSpec, tokens: int, where: str) -> None:
