@@ -25,6 +25,9 @@ from harmony.core.errors import HarmonyError
 
 log = logging.getLogger("harmony.cloud")
 _SMOOTHING = 0.2  # share of the newest batch in the estimate of seconds a row
+_BATCHES = (8, 16, 32)  # sizes that are tried
+_AS_GOOD = 1.05  # a smaller batch that costs this much more a row is preferred: its answers are there sooner
+_LONG_RUN = 0.05  # seconds; a model that takes longer for one batch is not tried with a larger one
 _HEAD_START = 0.1  # seconds by which priority 1 is put before, and 3 and above behind, its place in the queue
 
 
@@ -70,7 +73,7 @@ class Batcher:
         self._ending = False
         self._buffer = np.zeros((max_batch, *model.feature.shape), np.float32)
         self._pending_rows = 0
-        self._seconds_a_row = self._measure()
+        self._enough, self._seconds_a_row = self._measure()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._accepting = False
         self._thread = threading.Thread(target=self._work, name=f"model-{model.name}", daemon=True)
@@ -112,13 +115,25 @@ class Batcher:
         self._queue.put(job)
         return job
 
-    def _measure(self) -> float:
-        """Seconds a row before anything was asked, so that the first burst meets a bounded queue too."""
-        rows = min(8, self._max_batch)
-        self._model.program.run(self._buffer[:rows])
+    def _measure(self) -> tuple[int, float]:
+        """(rows from which on a larger batch gains nothing, seconds a row), before anything was asked.
+
+        So the first burst meets a bounded queue too, and no batch is larger than the processor's caches like.
+        """
+        self._model.program.run(self._buffer[:1])
+        found: list[tuple[int, float]] = []
+        for rows in sorted({min(rows, self._max_batch) for rows in _BATCHES}):
+            seconds = min(self._time(rows) for _ in range(2))
+            found.append((rows, seconds / rows))
+            if seconds > _LONG_RUN:
+                break
+        best = min(seconds for _, seconds in found)
+        return next(one for one in found if one[1] <= _AS_GOOD * best)
+
+    def _time(self, rows: int) -> float:
         started = time.perf_counter()
         self._model.program.run(self._buffer[:rows])
-        return (time.perf_counter() - started) / rows
+        return time.perf_counter() - started
 
     def _deliver(self, batch: Batch) -> None:
         """On the loop: hand out the answers of one batch."""
@@ -160,7 +175,7 @@ class Batcher:
                 break
         jobs: list[Job] = []
         rows = 0
-        while self._line and rows + self._line[0][2].rows <= self._max_batch:
+        while self._line and (not jobs or rows + self._line[0][2].rows <= self._enough):
             jobs.append(heappop(self._line)[2])
             rows += jobs[-1].rows
         return jobs

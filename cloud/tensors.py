@@ -64,7 +64,7 @@ def frames(data: Any, blob: memoryview, rows: int, spec: FeatureSpec) -> Load:
 
     def load(target: Floats) -> None:
         for row, frame in enumerate(found):
-            target[row] = decode(frame, spec)
+            decode(frame, spec, target[row])
 
     return load
 

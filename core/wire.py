@@ -31,6 +31,7 @@ MAGIC = b"HFF1"
 _HEADER = struct.Struct("<4sBBHHH")
 _LONGEST = 0xFFFF
 _ZSTD_LEVEL = 3
+_HARMLESS_SCALE = 1e36  # times any int8 it is finite, so that nobody has to look
 _LARGEST_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))  # 127 of it are finite
 _local = threading.local()  # zstd contexts are not thread-safe, and making one costs more than a small frame
 
@@ -46,9 +47,10 @@ def encode(feature: NDArray[np.float32], codec: Codec = "int8-zstd") -> bytes:
     return _HEADER.pack(MAGIC, CODECS.index(codec), 0, *feature.shape) + _ENCODERS[codec](feature)
 
 
-def decode(frame: bytes | memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
+def decode(frame: bytes | memoryview, spec: FeatureSpec, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Feature (C, H, W) of a frame. The header is checked against `spec` before anything is allocated.
 
+    out: a C-contiguous array to write it to, and return; what an error leaves in it has no meaning.
     Raises WireError for a malformed frame, ContractMismatch for another cut, InvalidInput for NaN or infinity.
     """
     if len(frame) < _HEADER.size:
@@ -63,9 +65,8 @@ def decode(frame: bytes | memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
             where="feature frame",
             mend="use a front end and a back end of the same run",
         )
-    feature = _DECODERS[CODECS[codec]](memoryview(frame)[_HEADER.size :], spec)
-    if not np.isfinite(feature).all():
-        raise InvalidInput("the feature holds values that are not finite", where="feature frame")
+    feature = np.empty(spec.shape, np.float32) if out is None else out
+    _DECODERS[CODECS[codec]](memoryview(frame)[_HEADER.size :], spec, feature)
     return feature
 
 
@@ -86,14 +87,20 @@ def _encode_int8(feature: NDArray[np.float32]) -> bytes:
     return head + packed
 
 
-def _values(payload: memoryview, spec: FeatureSpec, dtype: str) -> NDArray[np.float32]:
+def _require_finite(feature: NDArray[np.float32]) -> None:
+    if not np.isfinite(feature).all():
+        raise InvalidInput("the feature holds values that are not finite", where="feature frame")
+
+
+def _values(payload: memoryview, spec: FeatureSpec, out: NDArray[np.float32], dtype: str) -> None:
     expected = spec.channels * spec.height * spec.width * np.dtype(dtype).itemsize
     if len(payload) != expected:
         raise WireError(f"payload of {len(payload)} bytes where {expected} are due", where="feature frame")
-    return np.frombuffer(payload, dtype).reshape(spec.shape).astype(np.float32)
+    out[...] = np.frombuffer(payload, dtype).reshape(spec.shape)
+    _require_finite(out)
 
 
-def _decode_int8(payload: memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
+def _decode_int8(payload: memoryview, spec: FeatureSpec, out: NDArray[np.float32]) -> None:
     head = 4 * spec.channels
     size = spec.channels * spec.height * spec.width
     if len(payload) < head:
@@ -108,8 +115,13 @@ def _decode_int8(payload: memoryview, spec: FeatureSpec) -> NDArray[np.float32]:
     scale = np.frombuffer(payload[:head], "<f4").astype(np.float32)
     if (scale < 0).any():
         raise WireError("a scale is negative", where="feature frame")
+    out[...] = np.frombuffer(raw, np.int8).reshape(spec.shape)
+    if scale.max() <= _HARMLESS_SCALE:
+        out *= scale[:, None, None]
+        return
     with np.errstate(over="ignore", invalid="ignore"):  # scales without end are found by what they give
-        return np.frombuffer(raw, np.int8).reshape(spec.shape) * scale[:, None, None]
+        out *= scale[:, None, None]
+    _require_finite(out)
 
 
 _ENCODERS: dict[Codec, Callable[[NDArray[np.float32]], bytes]] = {
@@ -117,9 +129,9 @@ _ENCODERS: dict[Codec, Callable[[NDArray[np.float32]], bytes]] = {
     "fp16": _encode_fp16,
     "int8-zstd": _encode_int8,
 }
-_DECODERS: dict[Codec, Callable[[memoryview, FeatureSpec], NDArray[np.float32]]] = {
-    "fp32": lambda payload, spec: _values(payload, spec, "<f4"),
-    "fp16": lambda payload, spec: _values(payload, spec, "<f2"),
+_DECODERS: dict[Codec, Callable[[memoryview, FeatureSpec, NDArray[np.float32]], None]] = {
+    "fp32": lambda payload, spec, out: _values(payload, spec, out, "<f4"),
+    "fp16": lambda payload, spec, out: _values(payload, spec, out, "<f2"),
     "int8-zstd": _decode_int8,
 }
 

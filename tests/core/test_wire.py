@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def test_a_decoded_feature_is_an_array_of_its_own(codec: Codec) -> None:
     turned = np.ascontiguousarray(FEATURE.transpose(2, 1, 0)).transpose(2, 1, 0)
     assert not turned.flags.c_contiguous
     assert encode(turned, codec) == frame, "the frame does not depend on the strides"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_feature_can_be_written_into_a_row_of_a_batch(codec: Codec) -> None:
+    feature = np.linspace(-3, 3, math.prod(SPEC.shape), dtype=np.float32).reshape(SPEC.shape)
+    frame = encode(feature, codec)
+    batch = np.full((3, *SPEC.shape), 7, np.float32)
+    assert decode(frame, SPEC, batch[1]) is not None
+    np.testing.assert_array_equal(batch[1], decode(frame, SPEC))
+    assert (batch[[0, 2]] == 7).all()
 
 
 def test_an_int8_frame_is_small() -> None:
