@@ -53,10 +53,11 @@ def create(
     harmony keys create prometheus --scope read
     harmony keys create release --scope admin --scope read --json
     """
-    from harmony.cloud.registry.keys import KeyLimits, scopes_of
+    from harmony.cloud.registry.keys import KeyLimits, require_name, scopes_of
 
     limits = KeyLimits(scopes_of(scope or ["infer"]), _life(expires), rate, inflight)
-    limits.require_meant()  # before a registry is made for it
+    limits.require_meant()
+    require_name(name)  # before a registry is made for it
     with open_registry(registry, store, create=True) as opened:
         _announce(*opened.keys.create(name, limits, who=who()), as_json=as_json)
 

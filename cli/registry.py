@@ -80,10 +80,13 @@ def add(
     harmony registry add bundles/cloud --alias canary --share 0.1
     """
     from harmony.cloud.models import find_bundles
+    from harmony.cloud.registry.catalogue import check_names
 
+    names = alias or ["latest"]
+    check_names(names, share)
     folders = find_bundles(bundle)
     with open_registry(registry, store, create=True) as opened:
-        made = [opened.register(one, names=alias or ["latest"], share=share, who=who()) for one in folders]
+        made = [opened.register(one, names=names, share=share, who=who()) for one in folders]
     _show(made, as_json=as_json)
 
 

@@ -36,11 +36,12 @@ class RunningService:
 
 
 @contextmanager
-def running_service(folder: Path, *options: str) -> Iterator[RunningService]:
+def running_service(folder: Path | None, *options: str) -> Iterator[RunningService]:
     """Serve `folder` on a free port of 127.0.0.1 with a key of its own, for the length of the block.
 
-    options: further arguments of `harmony serve`. At the end the service is drained and gone, also after an exception;
-    if this process is killed, the service notices that its stdin ended, and drains too.
+    folder: None to serve what the options name; options: further arguments of `harmony serve`. At the end the service
+    is drained and gone, also after an exception; if this process is killed, the service notices that its stdin ended,
+    and drains too.
     Raises ServiceError, with what the service said, if it does not start or does not stop cleanly.
     """
     key = generate_key()
@@ -56,10 +57,10 @@ def running_service(folder: Path, *options: str) -> Iterator[RunningService]:
             raise ServiceError(f"the service ended with code {code}: {_last_line(log)}", where=folder)
 
 
-def _start(folder: Path, options: Sequence[str], key: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "harmony.cli.main", "serve", str(folder), "--port", "0", "--json"]
+def _start(folder: Path | None, options: Sequence[str], key: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "harmony.cli.main", "serve", "--port", "0", "--json", "--until-stdin-ends"]
     return subprocess.Popen(
-        [*command, "--until-stdin-ends", *options],
+        [*command, *options, *([] if folder is None else [str(folder)])],
         stdin=subprocess.PIPE,  # held open for as long as this process lives, and by nobody else
         stdout=subprocess.PIPE,
         stderr=log,

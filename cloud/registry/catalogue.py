@@ -51,8 +51,7 @@ class Registry:
         share: of the model's traffic of this cut, for every name but `latest`. The errors of `verify` for a bundle
         that cannot be served, ConfigError for a name or share, StorageError if the disk refuses.
         """
-        for name in names:
-            _check_name(name, share)
+        check_names(names, share)
         stored = self.store.put(folder)
         with self.database.writing() as connection:
             if not self.store.folder(stored.digest).is_dir():  # pruned meanwhile; not again while this transaction runs
@@ -64,7 +63,7 @@ class Registry:
 
     def alias(self, model: str, name: str, version: int, *, who: str, share: float = 0.0) -> None:
         """Point a name at a version, for the version's cut contract alone. ConfigError naming what is not there."""
-        _check_name(name, share)
+        check_names([name], share)
         with self.database.writing() as connection:
             cut = rows.require(connection, model, version)
             rows.point(connection, Alias(model, name, str(version), share, cut), who)
@@ -156,10 +155,13 @@ class Registry:
         return [one.model_dump() for one in read_audit(self.database, limit=limit, before=before)]
 
 
-def _check_name(name: str, share: float) -> None:
-    if not _ALIAS.fullmatch(name):
-        raise ConfigError(f"'{name[:64]}' is no alias", mend="a letter or _, then letters, digits, _ . -, at most 64")
+def check_names(names: Sequence[str], share: float) -> None:
+    """ConfigError for a name that no alias can have, and for a share that it cannot have."""
+    for name in names:
+        if not _ALIAS.fullmatch(name):
+            mend = "a letter or _, then letters, digits, _ . -, at most 64"
+            raise ConfigError(f"'{name[:64]}' is no alias", mend=mend)
     if not 0 <= share <= 1:
         raise ConfigError(f"{share:g} is no share", mend="give a number from 0 to 1")
-    if share and name == LATEST:
+    if share and LATEST in names:
         raise ConfigError("'latest' takes what the shares leave", mend="give the share to another alias")

@@ -60,6 +60,12 @@ class KeyLimits:
             raise ConfigError(f"must be from 1 to {_MAX_INFLIGHT}", field="inflight")
 
 
+def require_name(name: str) -> None:
+    """ConfigError unless a key can have the name."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"'{name[:64]}' is no name of a key", mend="letters, digits, _ . -, at most 64")
+
+
 def scopes_of(names: Iterable[str]) -> frozenset[KeyScope]:
     """Scopes by name; ConfigError for another."""
     if unknown := set(names) - EVERY_SCOPE:
@@ -75,8 +81,7 @@ class KeyBook:
 
     def create(self, name: str, limits: KeyLimits, *, who: str) -> tuple[Key, str]:
         """(the new key, its secret). ConfigError if the name is taken by a key that is neither expired nor revoked."""
-        if not _NAME.fullmatch(name):
-            raise ConfigError(f"'{name}' is no name of a key", mend="letters, digits, _ . -, at most 64")
+        require_name(name)
         limits.require_meant()
         with self._database.writing() as connection:
             if _active(connection, name):

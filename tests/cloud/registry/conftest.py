@@ -10,18 +10,22 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx
 import psycopg
 import pytest
+from onnx import numpy_helper
 
 from harmony.cloud.registry.catalogue import Registry
 from harmony.cloud.registry.location import locate
 from harmony.core.spec import FeatureSpec
 
 if TYPE_CHECKING:
-    from tests.cloud.conftest import Build, Graph
+    from tests.cloud.conftest import Build, Bundle, Floats, Graph
 
 GraphType = Callable[..., "Graph"]
 Make = Callable[..., Path]
@@ -44,6 +48,46 @@ def bundle_of(build_bundle: Build, graph: GraphType, tmp_path: Path) -> Make:
         return build_bundle(tmp_path / "made" / name, graph(manifest=more, vectors=reshape, **ports)).folder
 
     return make
+
+
+def _negate(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer[:2]:
+        tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+
+
+def _negated(vectors: dict[str, Any]) -> None:
+    vectors["probabilities"] = opposite(vectors["probabilities"])
+
+
+def opposite(probabilities: Floats) -> Floats:
+    """softmax(−z) from softmax(z)."""
+    inverse = 1 / probabilities.astype(np.float64)
+    out: Floats = (inverse / inverse.sum(axis=1, keepdims=True)).astype(np.float32)
+    return out
+
+
+@pytest.fixture
+def pair(build_bundle: Build, graph: GraphType, tmp_path: Path) -> tuple[Bundle, Bundle]:
+    """Two bundles of one model; the second answers with `opposite` of the first's answer."""
+    first = build_bundle(tmp_path / "made" / "first", graph(manifest={"run": "first"}))
+    second = build_bundle(
+        tmp_path / "made" / "second", graph(manifest={"run": "second"}, edit=_negate, vectors=_negated)
+    )
+    return first, replace(second, weight=-first.weight, bias=-first.bias)
+
+
+@pytest.fixture
+def admin_key(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key that services started in this test let administer."""
+    monkeypatch.setenv("HARMONY_ADMIN_KEY", "an-admin-key-of-the-tests")
+    return "an-admin-key-of-the-tests"
+
+
+@pytest.fixture
+def folder_registry(tmp_path: Path) -> Iterator[Registry]:
+    """An empty registry in tmp_path / "registry"."""
+    with Registry(locate(str(tmp_path / "registry")), create=True) as opened:
+        yield opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
