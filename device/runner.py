@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +62,11 @@ class Device:
         return answer
 
     def _local(self, exit_: ExitTaken, logits: Floats, scores: tuple[float, ...], started: float) -> Answer:
-        row = logits[0]
-        best = int(row.argmax())
-        # The softmax at its largest entry alone: its numerator is exp(0).
-        probability = 1 / float(np.add.reduce(np.exp(row - row[best])))
+        # Plain floats: for the few classes of a device they take a third of the time of four numpy calls.
+        row: list[float] = logits[0].tolist()
+        top = max(row)
+        best = row.index(top)
+        probability = 1 / sum([math.exp(one - top) for one in row])  # the softmax at its largest entry alone
         label = self._own[best]
         name = self._names[label]
         return Answer(label, name, exit_, probability, scores, label, time.perf_counter() - started)
