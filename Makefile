@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The first recipe line of pip needs torch named by itself: a looser pin would pull the CUDA build.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint figures setup clean
 .DEFAULT_GOAL := demo
 
 demo: setup  ## the whole story on embedded images: train, export, serve, answer with fallback, profile, report
@@ -19,6 +19,11 @@ lint: setup  ## style, types and the rules of who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+figures: setup  ## run the demo anew and write what it measured into results/ and the README
+	$(BIN)/harmony demo --out runs/figures
+	cp runs/figures/results.json results/demo.json
+	$(BIN)/harmony figures results/demo.json README.md
 
 setup: $(VENV)/.installed
 

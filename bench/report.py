@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harmony.bench import figures
 from harmony.bench.curves import MethodCurves, curves_of
 from harmony.bench.results import BenchResult, BundleResult
+from harmony.bench.text import percent
 from harmony.core.storage import write_atomically
 
 _TEMPLATE = "report.html"
@@ -74,11 +75,6 @@ def write_report(
         words=_WORDS,
     )
     write_atomically(path, page.encode())
-
-
-def percent(share: float | None) -> str:
-    """A share as percent with one decimal; a dash for what was not measured."""
-    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def _ms(seconds: float | None) -> str:

@@ -35,7 +35,7 @@ def _verdict(bar: Bar) -> str:
 def accuracy_rows(curves: Mapping[str, MethodCurves]) -> TextTable:
     """System accuracy by method and ρ."""
     rhos = next(iter(curves.values())).rhos
-    rows = [(name, *(_percent(point.accuracy.overall) for point in one.mean)) for name, one in curves.items()]
+    rows = [(name, *(percent(point.accuracy.overall) for point in one.mean)) for name, one in curves.items()]
     return "Accuracy (%), mean over clients", ("method", *(f"ρ {rho:g}" for rho in rhos)), rows
 
 
@@ -45,7 +45,7 @@ def _name(one: BundleResult, several: bool) -> str:
 
 def _know(one: BundleResult) -> tuple[str, ...]:
     mix = one.hardest
-    return tuple(map(_percent, (mix.accuracy.overall, mix.accuracy.id, mix.accuracy.ood, mix.cloud)))
+    return tuple(map(percent, (mix.accuracy.overall, mix.accuracy.id, mix.accuracy.ood, mix.cloud)))
 
 
 def _cost(one: BundleResult) -> tuple[str, ...]:
@@ -59,7 +59,8 @@ def _cost(one: BundleResult) -> tuple[str, ...]:
     )
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share of 1 as percent with one digit; a dash where there is none."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from harmony.cli import bench, data, demo, evaluate, export, infer, keys, registry, serve, train, verify
+from harmony.cli import bench, data, demo, evaluate, export, figures, infer, keys, registry, serve, train, verify
 from harmony.core.errors import HarmonyError
 
 STORY = """On-device inference and training for hybrid split federated learning.
@@ -47,6 +47,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
+app.command("figures")(figures.figures)
 
 
 def main() -> None:
