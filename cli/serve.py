@@ -40,6 +40,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(help="Most samples in a request, and in a run of the model.")] = 32,
     queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
     drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 9,
+    workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Speak https: certificate and chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's key.")] = None,
     log_level: Annotated[Level, typer.Option(help="JSON lines on stderr, from this level on.")] = "warning",
     until_stdin_ends: Annotated[
         bool, typer.Option("--until-stdin-ends", help="Stop too when stdin, a pipe, is closed by its other end.")
@@ -52,6 +55,7 @@ def serve(
     harmony serve bundles/cloud                              on 127.0.0.1:8080, with a key that it makes and prints
     harmony serve bundles/ --port 0 --json                   any free port; {"url", "key", "models", "pid"} on stdout
     harmony serve bundles/cloud --host 0.0.0.0 --key-file keys.txt
+    harmony serve bundles/cloud --workers 4 --tls-cert cert.pem --tls-key key.pem
     harmony serve --registry registry/                       versions, aliases, keys: see harmony registry, harmony keys
     curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
 
@@ -77,13 +81,17 @@ def serve(
         max_batch=max_batch,
         queue_seconds=queue_seconds,
         drain_seconds=drain_seconds,
+        workers=workers,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
     set_up_logs(log_level)
 
     def announce(said: Announcement) -> None:
         _announce(said, made, as_json=as_json, is_open=no_key)
 
-    run(place, settings, announce, stop_with=sys.stdin.fileno() if until_stdin_ends else None)
+    stop_with = sys.stdin.fileno() if until_stdin_ends else None
+    run(place, settings, announce, stop_with=stop_with, log_level=log_level)
 
 
 def _digests(keys: list[str], key_file: Path | None, *, no_key: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import signal
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -20,6 +20,7 @@ from harmony.cloud.deploy import Opened
 from harmony.cloud.direct import DirectConnection
 from harmony.cloud.settings import ServiceSettings
 from harmony.cloud.source import Place
+from harmony.cloud.workers import Supervisor
 from harmony.core.errors import ConfigError, PortInUse, ServiceError
 from harmony.core.spec import Frozen
 
@@ -41,28 +42,53 @@ class Announcement(Frozen):
 Announce = Callable[[Announcement], None]
 
 
-def serve(place: Place, settings: ServiceSettings, announce: Announce, *, stop_with: int | None = None) -> None:
+def serve(
+    place: Place,
+    settings: ServiceSettings,
+    announce: Announce,
+    *,
+    stop_with: int | None = None,
+    log_level: str = "warning",
+) -> None:
     """Serve what lies at `place` until SIGTERM or SIGINT, then drain and return.
 
     announce: called once the service answers. stop_with: a file descriptor; its end of file stops the service too,
-    so that it cannot outlive the process that holds the other end. Called on the main thread of a process that ends
-    soon after: both signals are ignored from then on.
+    so that it cannot outlive the process that holds the other end. log_level: that of the worker processes. Called on
+    the main thread of a process that ends soon after: both signals are ignored from then on.
     Raises what opening the place raises, ConfigError for a host that cannot be bound or must not be, PortInUse.
     """
     if stop_with is not None and not stat.S_ISFIFO(os.fstat(stop_with).st_mode):
         raise ConfigError("is not a pipe", where="stdin", mend="leave --until-stdin-ends out")
+    settings.require_tls()
+    if settings.workers > 1:
+        _serve_with_workers(place, settings, announce, stop_with, log_level)
+        return
     opened = Opened.of(place.open())
     settings.require_safe(kept=opened.wanted.grants or ())
     app = create_app(opened, settings)
     with _listen(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        said = Announcement(url=url, models=opened.names, pid=os.getpid())
+        said = Announcement(url=_url(listener, settings), models=opened.names, pid=os.getpid())
         server = DrainingServer(app, settings, lambda: announce(said), stop_with)
-        with _handled_signals(server):
+        with handled_signals(server):
             server.run(sockets=[listener])
     if not server.started:
-        raise ServiceError("the service did not start; see the log above", where=url)
+        raise ServiceError("the service did not start; see the log above", where=said.url)
+
+
+def _serve_with_workers(
+    place: Place, settings: ServiceSettings, announce: Announce, stop_with: int | None, log_level: str
+) -> None:
+    with closing(place.open()) as source:
+        settings.require_safe(kept=source.wanted().grants or ())
+    with _listen(settings.host, settings.port) as listener:
+        url = _url(listener, settings)
+        supervisor = Supervisor(listener, place, settings, log_level, stop_with)
+        supervisor.run(lambda names: announce(Announcement(url=url, models=names, pid=os.getpid())))
+
+
+def _url(listener: socket.socket, settings: ServiceSettings) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{settings.scheme}://[{host}]:{port}" if ":" in host else f"{settings.scheme}://{host}:{port}"
 
 
 class DrainingServer(uvicorn.Server):
@@ -84,6 +110,8 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=settings.drain_seconds,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
             )
         )
         self._app = app
@@ -118,7 +146,7 @@ class DrainingServer(uvicorn.Server):
 
 
 @contextmanager
-def _handled_signals(server: DrainingServer) -> Iterator[None]:
+def handled_signals(server: DrainingServer) -> Iterator[None]:
     """Make a stop by signal a normal return.
 
     uvicorn raises the signal that stopped it once more at its end, for whoever handled it before: that is here.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -23,6 +25,8 @@ class ServiceSettings(Frozen):
     max_json_bytes: JSON is parsed on the event loop into Python objects, so it has a tighter bound than binary tensors.
     queue_seconds: a request is refused when the work ahead of it is estimated to take longer.
     max_inflight_bytes: bodies that are being read or wait, all together.
+    workers: processes that share the port; the limits of bytes, queues and keys are each worker's own.
+    tls_cert, tls_key: PEM files, the certificate with its chain and its key; both or none.
     """
 
     host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
@@ -36,6 +40,32 @@ class ServiceSettings(Frozen):
     queue_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
     body_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
     drain_seconds: Annotated[int, Field(ge=1, le=600)] = 9
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+        return "http" if self.tls_cert is None else "https"
+
+    def require_tls(self) -> None:
+        """ConfigError unless the certificate and the key are both there and belong together, or neither is given."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("goes with --tls-key, and the other way round", where="--tls-cert", mend="give both")
+        if self.tls_cert is None or self.tls_key is None:
+            return
+        try:  # a key with a passphrase must not make the service ask the terminal for it
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.tls_cert, self.tls_key, lambda: "")
+        except FileNotFoundError:
+            missing = self.tls_key if self.tls_cert.is_file() else self.tls_cert
+            raise ConfigError("no such file", where=missing, mend="check --tls-cert and --tls-key") from None
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"cannot be used with the key {self.tls_key}: {getattr(error, 'reason', None) or error}",
+                where=self.tls_cert,
+                mend="give PEM files that belong together, the key without a passphrase",
+            ) from None
 
     def require_safe(self, kept: Sequence[object] = ()) -> None:
         """ConfigError if the service would listen beyond this machine and let everybody in. kept: of a registry."""

@@ -1,0 +1,101 @@
+"""https by flags: right answers over it, and certificates that cannot be used."""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import ipaddress
+import json
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from harmony.cloud.process import running_service
+from harmony.cloud.settings import ServiceSettings
+from harmony.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tests.cloud.conftest import Bundle, Floats
+
+Features = Callable[..., "Floats"]
+Tensor = Callable[..., dict[str, Any]]
+
+
+def make_certificate(folder: Path, passphrase: bytes | None = None) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    folder.mkdir(exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "harmony test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    how = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_https(bundle: Bundle, features: Features, tensor: Tensor, tmp_path: Path, workers: str) -> None:
+    certificate, key = make_certificate(tmp_path)
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(key), "--workers", workers)
+    feature = features(2)
+    text = json.dumps(tensor([2, 8, 4, 4], 1024)).encode()
+    with running_service(bundle.folder, *flags) as service:
+        assert service.url.startswith("https://127.0.0.1:")
+        port = int(service.url.rsplit(":", 1)[1])
+        context = ssl.create_default_context(cafile=str(certificate))
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+        headers = {"Authorization": f"Bearer {service.key}", "Inference-Header-Content-Length": str(len(text))}
+        for _ in range(2):
+            connection.request("POST", "/v2/models/backend/infer", text + feature.tobytes(), headers)
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, body
+            found = np.frombuffer(body[-80:], "<f4").reshape(2, 10)
+            np.testing.assert_allclose(found, bundle.answer(feature), rtol=1e-4, atol=1e-6)
+        connection.close()
+        plain = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with pytest.raises((http.client.HTTPException, OSError)):
+            plain.request("GET", "/v2/health/live")
+            plain.getresponse()
+        plain.close()
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path / "one")
+    _, other = make_certificate(tmp_path / "other")
+    _, locked = make_certificate(tmp_path / "locked", b"secret")
+    noise = tmp_path / "noise.pem"
+    noise.write_bytes(b"\0\1\2")
+    for cert, private, words in (
+        (certificate, None, "--tls-cert: goes with --tls-key"),
+        (None, key, "give both"),
+        (certificate, other, "KEY_VALUES_MISMATCH"),
+        (certificate, locked, "without a passphrase"),
+        (noise, key, "noise.pem: cannot be used"),
+        (certificate, tmp_path / "nowhere.pem", "nowhere.pem: no such file"),
+        (tmp_path / "nowhere.pem", key, "nowhere.pem: no such file"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            ServiceSettings(tls_cert=cert, tls_key=private).require_tls()
+    ServiceSettings(tls_cert=certificate, tls_key=key).require_tls()
