@@ -19,7 +19,7 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of harmony train, or a checkpoint.")],
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Bundles go to DIR/client-KKK and DIR/cloud.")],
-    client: Annotated[str, typer.Option(metavar="K[,K…]|all", help="Whose front ends.")] = "all",
+    client: Annotated[str, typer.Option(metavar="K[,K…]|all|none", help="Whose front ends.")] = "all",
     formats: Annotated[str, typer.Option("--format", help="onnx, executorch, or both.")] = "onnx,executorch",
     jobs: Annotated[int, typer.Option(help="Processes that lower networks; 0: as many as pay, at most 2.")] = 0,
     data_dir: Annotated[Path | None, typer.Option(help="Where the run's named data set lies.")] = None,
@@ -54,11 +54,11 @@ def export(
 
 
 def _clients(text: str) -> list[int] | None:
-    if text.strip() == "all":
-        return None
+    if text.strip() in ("all", "none"):
+        return None if text.strip() == "all" else []
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and len(part) < 7 for part in parts):
-        raise ConfigError(f"'{text}' names no clients", where="--client", mend="write 3, or 0,2,5, or all")
+        raise ConfigError(f"'{text}' names no clients", where="--client", mend="write 3, or 0,2,5, or all, or none")
     return [int(part) for part in parts]
 
 

@@ -22,7 +22,7 @@ Level = Literal["debug", "info", "warning", "error"]
 def serve(
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="A cloud bundle, a folder of several, or what harmony export wrote."),
+        typer.Argument(metavar="[DIR]", help="A run, what harmony export wrote, a cloud bundle, or several."),
     ] = None,
     *,
     registry: Annotated[
@@ -56,19 +56,21 @@ def serve(
     harmony serve bundles/ --port 0 --json                   any free port; {"url", "key", "models", "pid"} on stdout
     harmony serve bundles/cloud --host 0.0.0.0 --key-file keys.txt
     harmony serve bundles/cloud --workers 4 --tls-cert cert.pem --tls-key key.pem
+    harmony serve runs/first                                 its back end is exported first, to runs/first/cloud
     harmony serve --registry registry/                       versions, aliases, keys: see harmony registry, harmony keys
     curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
 
     Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does. A key in
     HARMONY_ADMIN_KEY may also load and unload models.
     """
+    from harmony.cli.back_end import servable
     from harmony.cloud.keys import digest, environment_admin_keys
     from harmony.cloud.logs import set_up_logs
     from harmony.cloud.server import serve as run
     from harmony.cloud.settings import checked_settings
     from harmony.cloud.source import Place
 
-    place = Place(folder, registry, store)
+    place = Place(None if folder is None else servable(folder), registry, store)
     given = _digests(key or [], key_file, no_key=no_key)
     admin = tuple(digest(one, where="HARMONY_ADMIN_KEY") for one in environment_admin_keys(os.environ))
     made, keys = (None, given) if _keeps_keys(place, no_key=no_key) else _made_key(given, no_key=no_key)

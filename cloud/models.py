@@ -16,6 +16,7 @@ from harmony.core.spec import FeatureSpec
 
 VERSION = "1"
 CLOUD_FOLDER = "cloud"
+DEMO_FOLDER = "bundles"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def open_models(path: Path) -> tuple[ServedModel, ...]:
 
 def find_bundles(path: Path) -> tuple[Path, ...]:
     """Folders of the cloud bundles at `path`, by name. ArtifactMissing if there is none."""
-    for single in (path, path / CLOUD_FOLDER):
+    for single in (path, path / CLOUD_FOLDER, path / DEMO_FOLDER / CLOUD_FOLDER):
         if (single / MANIFEST).exists():
             return (single,)
     if not path.is_dir():
