@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from harmony.cli import bench, data, demo, evaluate, export, figures, infer, keys, registry, serve, train, verify
+from harmony.cli import (
+    bench,
+    data,
+    demo,
+    evaluate,
+    export,
+    figures,
+    infer,
+    keys,
+    loadtest,
+    registry,
+    serve,
+    train,
+    verify,
+)
 from harmony.core.errors import HarmonyError
 
 STORY = """On-device inference and training for hybrid split federated learning.
@@ -24,6 +38,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony serve bundles/cloud                   the fallback over HTTP (Open Inference Protocol v2)
   harmony registry add bundles/cloud            versions of models that services follow, swapped while they serve
   harmony keys create phones                    who may ask a service, how often, for how long
+  harmony loadtest http://127.0.0.1:8080        what it does under load
   harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
   harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
 """
@@ -43,6 +58,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("serve")(serve.serve)
+app.command("loadtest")(loadtest.loadtest)
 app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
