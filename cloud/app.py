@@ -79,6 +79,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
+        app.deployment.close()
         for lane in service.table.lanes.values():
             lane.batcher.stop(seconds=1.0)
 

@@ -124,7 +124,8 @@ def _require_file(file: Path, *, create: bool) -> None:
 def _engine(location: Location) -> Engine:
     if location.file is None:
         options = f"-c lock_timeout={BUSY_SECONDS}s -c statement_timeout={2 * BUSY_SECONDS}s"
-        arguments = {"connect_timeout": 5, "options": options}
+        # Milliseconds after which a server that is gone without a word counts as gone.
+        arguments = {"connect_timeout": 5, "tcp_user_timeout": 1000 * BUSY_SECONDS, "options": options}
         return create_engine(location.url, pool_pre_ping=True, connect_args=arguments)
     engine = create_engine(location.url, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _set_up_sqlite)
