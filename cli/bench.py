@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harmony.cli.extras import require
+
 if TYPE_CHECKING:
     from harmony.bench.results import BenchResult, BenchSettings
     from harmony.bench.runner import BenchEvent
@@ -51,6 +53,7 @@ def bench(
 
     Each bundle runs in a process of its own. Links are virtual: nothing sleeps, and no network is needed.
     """
+    require("bench")
     from harmony.bench import bench as measure
     from harmony.bench import require_writable, save_bench
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harmony.cli.extras import require
+
 if TYPE_CHECKING:
     from harmony.bench.demo import DemoEvent, DemoResult
 
@@ -40,6 +42,7 @@ def demo(
 
     Nothing is downloaded. Ctrl-C stops everything that was started and leaves no half-written folder.
     """
+    require("train", "export", "executorch", "cloud", "bench")
     from harmony.bench.demo import DemoSettings
     from harmony.bench.demo import demo as tell
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harmony.cli.extras import require
+
 if TYPE_CHECKING:
     from harmony.train import Evaluation
 
@@ -30,6 +32,7 @@ def evaluate(
     harmony evaluate runs/first --rho 0 --rho 1      only the two ends
     harmony evaluate runs/first --json > first.json
     """
+    require("train")
     from harmony.cli.output import print_json
     from harmony.core.checkpoint import checkpoint_folder, open_checkpoint
     from harmony.core.data import load

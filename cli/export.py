@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from harmony.cli.extras import require
 from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def export(
 
     Interrupted? Run it again: bundles that are whole are kept.
     """
+    require("export")
     from harmony.export import export_run
 
     with _progress_bar() as on_event:

@@ -27,7 +27,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         collapse_padding=True,
     )
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", no_wrap=True)
+        first = position == 0
+        table.add_column(column, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     Console().print(table)

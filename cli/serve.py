@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harmony.cli.extras import require
 from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,9 +27,12 @@ def serve(
     ] = None,
     *,
     registry: Annotated[
-        str | None, typer.Option(metavar="URL", help="Serve a registry instead: a folder, or a database URL.")
+        str | None,
+        typer.Option(metavar="URL", help="Serve a registry: a folder, or a database URL. Also HARMONY_REGISTRY."),
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of the registry's bundles, if it is another.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(envvar="HARMONY_STORE", help="Folder of the registry's bundles, if it is another.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8080,
     key: Annotated[
@@ -63,6 +67,7 @@ def serve(
     Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does. A key in
     HARMONY_ADMIN_KEY may also load and unload models.
     """
+    require("cloud")
     from harmony.cli.back_end import servable
     from harmony.cloud.keys import digest, environment_admin_keys
     from harmony.cloud.logs import set_up_logs
@@ -70,6 +75,8 @@ def serve(
     from harmony.cloud.settings import checked_settings
     from harmony.cloud.source import Place
 
+    if folder is None:  # a URL with a password belongs there: arguments are visible to every user of the machine
+        registry = registry or os.environ.get("HARMONY_REGISTRY")
     place = Place(None if folder is None else servable(folder), registry, store)
     given = _digests(key or [], key_file, no_key=no_key)
     admin = tuple(digest(one, where="HARMONY_ADMIN_KEY") for one in environment_admin_keys(os.environ))

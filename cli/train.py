@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from harmony.cli.extras import require
+
 if TYPE_CHECKING:
     from harmony.core.config import TrainConfig
     from harmony.train import Progress as Round
@@ -53,6 +55,7 @@ def train(
     harmony train --print-config > mine.toml; harmony train --config mine.toml --out runs/mine
     harmony train --out runs/first --resume                          after a kill or a power cut
     """
+    require("train")
     from harmony.core.config import load_config, make_config, merged
     from harmony.train import resumed_config
     from harmony.train import train as run

@@ -102,6 +102,8 @@ def test_from_a_bundle_to_a_history(run: Run, export: Path) -> None:
         ("serve export --registry registry", "ConfigError: harmony serve: give either a folder of bundles, or --reg"),
         ("serve --registry registry --no-key", "ConfigError: --no-key: a registry keeps keys"),
         ("serve", "ConfigError: harmony serve: give either a folder of bundles, or --registry"),
+        ("HARMONY_REGISTRY=mine serve", "ArtifactMissing: mine/registry.db: no registry here"),
+        ("HARMONY_REGISTRY=mine serve nowhere", "ArtifactMissing: nowhere: no such folder"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_and_leaves_nothing(
@@ -113,10 +115,13 @@ def test_a_mistake_is_named_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     for name in ("HARMONY_KEY", "HARMONY_KEYS", "HARMONY_REGISTRY"):
         monkeypatch.delenv(name, raising=False)
-    if not arguments.startswith("serve"):
+    words = arguments.split()
+    if "serve" not in words:
         monkeypatch.setenv("HARMONY_REGISTRY", "registry")
+    if "=" in words[0]:
+        monkeypatch.setenv(*words.pop(0).split("="))
     with pytest.raises(HarmonyError) as refused:
-        app(arguments.split(), standalone_mode=False)
+        app(words, standalone_mode=False)
     assert f"{type(refused.value).__name__}: {refused.value}".startswith(says)
     assert "secret" not in str(refused.value)
     assert not (tmp_path / "registry").exists()
