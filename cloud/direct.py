@@ -22,6 +22,7 @@ from harmony.cloud.service import Service
 
 log = logging.getLogger("harmony.cloud")
 _RETRY_SECONDS = 1.0
+_SHORT_WAIT_SECONDS = 0.05  # a queue that is full for a moment, because somebody took the processor, refuses nobody
 _CLOSE = (b"connection", b"close")
 
 
@@ -180,18 +181,17 @@ class DirectConnection(GuardedConnection):
             self._refuse_or_hold(cycle, refusal)
 
     def _refuse_or_hold(self, cycle: _Cycle, refusal: Refusal) -> None:
-        """Refuse who comes for the first time; have the others wait, see harmony.cloud.waiting."""
+        """Have the request wait outside: shortly if its caller comes in time, see harmony.cloud.waiting."""
         now, waiting = time.monotonic(), self._service.waiting
-        if now >= self._refused_until and waiting.may_refuse_now():
-            self._refused_until = now + _RETRY_SECONDS
-            self._refuse(cycle, refusal)
-        elif waiting.is_full:
+        if waiting.is_full:
             cycle.keep_alive = False
             self._refuse(cycle, refusal)
-        else:
-            cycle.is_held = True
-            self.flow.pause_reading()
-            waiting.add(self, now + _RETRY_SECONDS)
+            return
+        in_time = now >= self._refused_until and waiting.may_refuse_soon()
+        cycle.is_held = True
+        self.flow.pause_reading()
+        short = min(_SHORT_WAIT_SECONDS, self._service.settings.queue_seconds)
+        waiting.add(self, now + (short if in_time else _RETRY_SECONDS))
 
     def _ask(self, cycle: _Cycle) -> None:
         try:

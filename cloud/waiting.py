@@ -1,9 +1,10 @@
 """What keeps a storm of refusals from eating the time of the requests that could be served.
 
 A refusal costs the service about a tenth of an answer, and a caller who does not heed Retry-After collects hundreds a
-second. So only the first refusal comes at once. Who is back before its time waits outside, its body unread, which
-costs nothing: it is let in when the queue has become short, or refused when its time is up. The same happens to
-everybody while refusals come faster than REFUSALS_A_SECOND, so that opening new connections is no way around it.
+second. So a request that finds the queue full waits outside, its body unread, which costs nothing. It is let in when
+the queue has become short. Who comes in time is refused after a moment; who is back before Retry-After has passed only
+when it has. The same happens to everybody while refusals come faster than REFUSALS_A_SECOND, so that opening new
+connections is no way around it.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class WaitingRoom:
         """Whether nobody else may wait."""
         return len(self._guests) >= MAX_GUESTS
 
-    def may_refuse_now(self) -> bool:
-        """Whether one more refusal may be sent at once, which counts it."""
+    def may_refuse_soon(self) -> bool:
+        """Whether one more caller may be refused soon, which counts it."""
         now = time.monotonic()
         self._credit = min(REFUSALS_A_SECOND, self._credit + (now - self._counted) * REFUSALS_A_SECOND)
         self._counted = now

@@ -137,10 +137,10 @@ def test_the_waiting_room_keeps_order_and_time() -> None:
     asyncio.run(main())
 
 
-def test_refusals_at_once_are_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_refusals_are_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     room = waiting.WaitingRoom(1.0)
-    assert sum(room.may_refuse_now() for _ in range(1000)) == waiting.REFUSALS_A_SECOND
+    assert sum(room.may_refuse_soon() for _ in range(1000)) == waiting.REFUSALS_A_SECOND
     now[0] += 0.1
-    assert sum(room.may_refuse_now() for _ in range(1000)) == pytest.approx(waiting.REFUSALS_A_SECOND / 10, abs=1)
+    assert sum(room.may_refuse_soon() for _ in range(1000)) == pytest.approx(waiting.REFUSALS_A_SECOND / 10, abs=1)
