@@ -37,6 +37,8 @@ def verify(
         return
     columns = ("bundle", "what", "files", "KiB", "engine", "vectors", "largest error")
     print_table("Whole, and true to their test vectors", columns, [row for one in reports for row in _rows(one)])
+    for reason in sorted({check.skipped for one in reports for check in one.engines if check.skipped}):
+        typer.echo(f"not run: {reason}")
 
 
 def _document(report: VerifyReport) -> dict[str, object]:
@@ -49,8 +51,8 @@ def _rows(report: VerifyReport) -> list[tuple[object, ...]]:
     what = report.kind.removeprefix("harmony-")
     return [
         (
-            report.bundle, what, report.files, f"{report.bytes / 1024:.0f}", check.engine, report.vectors,
-            f"not run: {check.skipped}" if check.max_error is None else f"{check.max_error:.1e}",
+            report.bundle.name, what, report.files, f"{report.bytes / 1024:.0f}", check.engine, report.vectors,
+            "not run" if check.max_error is None else f"{check.max_error:.1e}",
         )
         for check in report.engines
     ]  # fmt: skip
