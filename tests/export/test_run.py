@@ -297,6 +297,27 @@ export_run(pathlib.Path({str(tiny_run)!r}), pathlib.Path({str(out)!r}), formats=
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+def test_a_full_disk_is_named_and_leaves_no_bundle(tiny_run: Path, tmp_path: Path) -> None:
+    """A limit of the file size stands for the full disk: the write of the first program fails half-way."""
+    out = tmp_path / "out"
+    program = f"""
+import pathlib, resource, signal, sys
+from harmony.core.errors import StorageError
+from harmony.export import export_run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    export_run(pathlib.Path({str(tiny_run)!r}), pathlib.Path({str(out)!r}), formats=["onnx"])
+except StorageError as error:
+    sys.exit(str(error))
+"""
+    full = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr.splitlines()[-1]
+    assert not list(out.glob("*"))
+    assert not list(out.glob(".*"))
+
+
 def test_workers_end_with_a_killed_parent(tiny_run: Path, tmp_path: Path) -> None:
     """Two processes lower; the parent dies; nobody is left."""
     script = tmp_path / "job.py"
