@@ -19,13 +19,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch.utils.flop_counter import FlopCounterMode
 
+from harmony.bench.serving_requests import CUT
 from harmony.core.bundle import VECTORS, CloudManifest, write_vectors
 from harmony.core.models.back_end import BackEnd
 from harmony.core.quiet import quiet
 from harmony.core.sealed import seal, sealing
-from harmony.core.spec import FeatureSpec
 
-CUT = FeatureSpec(channels=64, height=16, width=16)
 TOKENS = 10
 WIDTHS = (32, 40)
 

@@ -14,9 +14,11 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 
 from harmony.core.errors import CloudAnswerInvalid, CloudRefused, CloudUnreachable, ConfigError
-from harmony.core.spec import Frozen
+from harmony.core.spec import FeatureSpec, Frozen
 from harmony.core.wire import encode
 
+CUT = FeatureSpec(channels=64, height=16, width=16)
+"""The cut that the service is measured with."""
 Form = Literal["tensor", "fp32", "fp16", "int8-zstd"]
 FORMS: tuple[Form, ...] = ("tensor", "fp32", "fp16", "int8-zstd")
 
