@@ -26,6 +26,7 @@ from harmony.cloud.service import Service
 from harmony.cloud.tensors import FEATURE, FRAME
 
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
+_NOTHING = Total()
 PLATFORM = "onnxruntime_onnx"
 Describe = Callable[[Lane, Table], dict[str, Any]]
 _bearer = HTTPBearer(auto_error=False, description="an API key of this service")
@@ -224,9 +225,19 @@ def statistics(lane: Lane) -> dict[str, Any]:
             "success": _total(counted.success),
             "fail": _total(counted.fail),
             "queue": _total(counted.queue),
-            "compute_infer": _total(counted.compute),
+            **_computed(counted.compute),
+            "cache_hit": _total(_NOTHING),
+            "cache_miss": _total(_NOTHING),
         },
+        "batch_stats": [{"batch_size": rows, **_computed(total)} for rows, total in sorted(counted.by_rows.items())],
+        "memory_usage": [],
     }
+
+
+def _computed(total: Total) -> dict[str, dict[str, int]]:
+    """Reading the input and writing the output are part of the one run."""
+    nothing = _total(Total(count=total.count))
+    return {"compute_input": nothing, "compute_infer": _total(total), "compute_output": nothing}
 
 
 def _total(total: Total) -> dict[str, int]:

@@ -74,6 +74,7 @@ class ModelStatistics:
     fail: Total = field(default_factory=Total)
     queue: Total = field(default_factory=Total)
     compute: Total = field(default_factory=Total)
+    by_rows: dict[int, Total] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Finding a labelled child costs more than counting in it.
@@ -90,6 +91,7 @@ class ModelStatistics:
         self._batch_rows.observe(rows)
         self._compute.observe(compute_seconds)
         self.compute.add(compute_seconds)
+        self.by_rows.setdefault(rows, Total()).add(compute_seconds)
         for seconds in queue_seconds:
             self._queue.observe(seconds)
         self.queue.add(sum(queue_seconds), len(queue_seconds))

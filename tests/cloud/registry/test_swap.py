@@ -220,6 +220,18 @@ def test_a_canary_gets_exactly_its_share(folder_registry: Registry, pair: Pair, 
         assert {one["version"]: one["inference_count"] for one in counts} == {"1": 38, "2": 6}
         counts = client.get_inference_statistics("backend", "canary", headers=headers)["model_stats"]
         assert [one["version"] for one in counts] == ["2"]
+        assert [(one["batch_size"], one["compute_infer"]["count"]) for one in counts[0]["batch_stats"]] == [(1, 6)]
+        parts = {
+            "success",
+            "fail",
+            "queue",
+            "compute_input",
+            "compute_infer",
+            "compute_output",
+            "cache_hit",
+            "cache_miss",
+        }
+        assert set(counts[0]["inference_stats"]) == parts
         assert len(client.get_inference_statistics(headers=headers)["model_stats"]) == 2
         client.close()
 
