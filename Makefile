@@ -20,10 +20,12 @@ lint: setup  ## style, types and the rules of who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-figures: setup  ## run the demo anew and write what it measured into results/ and the README
-	$(BIN)/harmony demo --out runs/figures
-	cp runs/figures/results.json results/demo.json
-	$(BIN)/harmony figures results/demo.json README.md
+figures: setup  ## run the demo with three seeds and write what it measured into results/ and the README
+	for seed in 0 1 2; do \
+	  $(BIN)/harmony demo --seed $$seed --out runs/figures-$$seed && \
+	  cp runs/figures-$$seed/results.json results/demo-$$seed.json || exit 1; \
+	done
+	$(BIN)/harmony figures results/demo-0.json results/demo-1.json results/demo-2.json
 
 setup: $(VENV)/.installed
 

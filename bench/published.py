@@ -1,24 +1,25 @@
-"""The figures that the README publishes: written between two marks from a demo's result file, never by hand."""
+"""The figures that the README publishes: written between two marks from demos' result files, never by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
-from harmony.bench.curves import CurvePoint
 from harmony.bench.demo import DemoResult
-from harmony.bench.text import accuracy_rows, percent, summary_rows
+from harmony.bench.text import summary_rows
 from harmony.core.errors import ConfigError
 from harmony.core.sealed import write_atomically
 
 BEGIN, END = "<!-- figures: begin (written by `make figures`) -->", "<!-- figures: end -->"
+NAMES = {"splitgp": "SplitGP", "harmony": "HARMONY"}
 TEXT = """\
 ## What the demo shows
 
 {clients} devices of {architectures} architectures, each holding {own} classes of the embedded images; both methods were
 given {rounds} rounds of {steps} steps of {batch} images a device. ρ is the number of images of other classes for each
-image of an own class. Accuracy of device and cloud together in %, mean over devices, last round, seed {seed}:
+image of an own class. Accuracy of device and cloud together in %, mean over devices, then mean ± standard deviation
+over the seeds {seeds}, last round:
 
 {accuracy}
 
@@ -28,34 +29,45 @@ At ρ = {rho:g}, apart for own and other classes, for device and cloud alone, an
 
 SplitGP can average only within an architecture, so its cloud does not learn to read a class through an architecture
 whose devices lack it. HARMONY pays for the classes that it gains with some of the own ones: a tenth of those goes to
-the cloud as well. One seed of a small data set shows that the machinery works, not how good the method is.
+the cloud as well. A small data set and few rounds show that the machinery works, not how good the method can be.
 
-What a device takes here: {median_ms} ms for the median local answer, {wire} bytes for a feature on the wire (the
-request with everything around it; the raw image has {image}), {files} KiB of ONNX files (median device). Against the
-limits that the project set itself, worst device each:
+What a device takes here (seed {seed}): {median_ms} ms for the median local answer, {wire} bytes for a feature on the
+wire (the request with everything around it; the raw image has {image}), {files} KiB of ONNX files (median device).
+Against the limits that the project set itself, worst device each:
 
 {limits}
 
 Measured on {cpu}, {cores} cores, commit {commit}, by `make figures`; settings, versions and every figure
-are in [results/demo.json](results/demo.json)."""
+are in [results/](results/)."""
 
 
-def publish(result: DemoResult, readme: Path) -> None:
-    """Rewrite the block between the marks. ConfigError if the file has not both of them."""
+def publish(results: Sequence[DemoResult], readme: Path) -> None:
+    """Rewrite the block between the marks, from demos that differ in nothing but their seeds.
+
+    ConfigError if the file has not both marks, or the demos are not of one kind.
+    """
+    _require_alike(results)
     head, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ConfigError(f"has no '{BEGIN}' … '{END}'", where=readme, mend="put both marks where the figures belong")
-    write_atomically(readme, f"{head}{BEGIN}\n\n{block(result)}\n\n{END}{tail}".encode())
+    write_atomically(readme, f"{head}{BEGIN}\n\n{block(results)}\n\n{END}{tail}".encode())
 
 
-def block(result: DemoResult) -> str:
-    """The Markdown between the marks."""
+def _require_alike(results: Sequence[DemoResult]) -> None:
+    if len({result.seed for result in results}) < len(results) or not results:
+        raise ConfigError("the results need a seed each, and there must be one", where="results")
+    kinds = {str([config | {"seed": None} for config in result.configs.values()]) for result in results}
+    if len(kinds) > 1 or any(result.fast for result in results):
+        raise ConfigError("the results are not of one kind of demo", where="results", mend="run `make figures`")
+
+
+def block(results: Sequence[DemoResult]) -> str:
+    """The Markdown between the marks: accuracy of all results, costs of the first."""
+    result = results[0]
     config, host, bundles = result.configs["harmony"], result.bench.host, result.bench.bundles
-    hottest = {name: curves.mean[-1] for name, curves in result.curves.items()}
     local = [one.hot.path(path) for one in bundles if one.hot for path in ("exit1", "exit2")]
     sent = [one.wire.request.median for one in bundles if one.wire.request]
-    _, columns, rows = accuracy_rows(result.curves)
     limits = summary_rows(result.bench)[-1]
     return TEXT.format(
         clients=config["partition"]["clients"],
@@ -64,10 +76,11 @@ def block(result: DemoResult) -> str:
         rounds=config["rounds"],
         steps=config["steps"],
         batch=config["batch"],
+        seeds=", ".join(str(one.seed) for one in results),
         seed=result.seed,
-        accuracy=_table(columns, rows),
-        rho=next(iter(hottest.values())).rho,
-        apart=_apart(hottest),
+        accuracy=_over_rho(results),
+        rho=result.curves["harmony"].rhos[-1],
+        apart=_apart(results),
         median_ms=f"{1000 * median(path.wall.median for path in local if path):.2g}",
         wire=f"{median(sent):.0f}" if sent else "no",
         image=f"{bundles[0].wire.image_bytes}",
@@ -79,13 +92,24 @@ def block(result: DemoResult) -> str:
     )
 
 
-def _apart(points: dict[str, CurvePoint]) -> str:
+def _over_rho(results: Sequence[DemoResult]) -> str:
+    rhos = results[0].curves["harmony"].rhos
+    columns = ("method", *(f"ρ {rho:g}" for rho in rhos))
+    return _table(
+        columns, [(NAMES[name], *(_spread(results, name, at, "overall") for at in range(len(rhos)))) for name in NAMES]
+    )
+
+
+def _apart(results: Sequence[DemoResult]) -> str:
     columns = ("method", "own", "other", "device alone", "cloud alone", "perfect routing")
-    rows = []
-    for name, point in points.items():
-        one = point.accuracy
-        rows.append((name, *map(percent, (one.id, one.ood, one.client, one.server, one.oracle))))
-    return _table(columns, rows)
+    parts = ("id", "ood", "client", "server", "oracle")
+    return _table(columns, [(NAMES[name], *(_spread(results, name, -1, part) for part in parts)) for name in NAMES])
+
+
+def _spread(results: Sequence[DemoResult], method: str, at: int, part: str) -> str:
+    """mean ± sample standard deviation over the results, in %."""
+    values = [100 * getattr(one.curves[method].mean[at].accuracy, part) for one in results]
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

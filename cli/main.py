@@ -41,6 +41,11 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony loadtest http://127.0.0.1:8080        what it does under load
   harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
   harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
+
+\b
+  harmony registry, keys                        versions and aliases of back ends; who may ask
+  harmony loadtest URL                          how much a service on this machine can take
+  harmony figures                               the README's figures from result files
 """
 
 app = typer.Typer(

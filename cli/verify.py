@@ -37,7 +37,7 @@ def verify(
         return
     columns = ("bundle", "what", "files", "KiB", "engine", "vectors", "largest error")
     print_table("Whole, and true to their test vectors", columns, [row for one in reports for row in _rows(one)])
-    for reason in sorted({check.skipped for one in reports for check in one.engines if check.skipped}):
+    for reason in sorted({part.skipped for one in reports for part in one.engines if part.skipped}):
         typer.echo(f"not run: {reason}")
 
 

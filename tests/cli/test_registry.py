@@ -97,6 +97,7 @@ def test_from_a_bundle_to_a_history(run: Run, export: Path) -> None:
         ("keys create a --expires 0", "ConfigError: expires: must lie in the future"),
         ("keys create a --rate 0", "ConfigError: rate: must be above 0"),
         ("keys create a --inflight 0", "ConfigError: inflight: must be from 1"),
+        ("keys rotate a --overlap never", "ConfigError: --overlap: the old key has to end"),
         ("keys revoke a", "ArtifactMissing: registry/registry.db: no registry here"),
         ("serve --registry registry", "ArtifactMissing: registry/registry.db: no registry here"),
         ("serve export --registry registry", "ConfigError: harmony serve: give either a folder of bundles, or --reg"),
