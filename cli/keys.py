@@ -75,7 +75,9 @@ def rotate(
     \b
     harmony keys rotate phones --overlap 7d
     """
-    seconds = _life(overlap) or 0.0
+    seconds = _life(overlap)
+    if seconds is None:
+        raise ConfigError("the old key has to end", where="--overlap", mend="write 7d, 24h or 0")
     with open_registry(registry, store) as opened:
         _announce(*opened.keys.rotate(name, overlap=seconds, who=who()), as_json=as_json)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import create_engine, event, inspect, select, text, update
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from harmony.cloud.registry.location import Location
 from harmony.cloud.registry.schema import HEAD, StateRow
@@ -22,6 +22,7 @@ from harmony.core.errors import (
     ArtifactCorrupt,
     ArtifactMissing,
     ArtifactTooNew,
+    ConfigError,
     HarmonyError,
     ServiceError,
     StorageError,
@@ -164,6 +165,8 @@ def _upgrade(connection: Connection) -> None:
 
 def _named_error(error: DBAPIError, location: Location) -> HarmonyError:
     cause = error.orig
+    if isinstance(error, DataError):  # such as a name with a zero byte in it
+        return ConfigError(f"cannot be meant: {str(cause).splitlines()[0]}", where=location)
     name = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None) or ""
     said = str(cause).partition("\n")[0]
     if name.startswith(_DISK) or name in _DISK_STATES:

@@ -83,6 +83,8 @@ def test_what_services_shall_serve(registry: Registry, bundle_of: Make) -> None:
     assert registry.revision() > wanted.revision
     with pytest.raises(ConfigError, match="no model 'other'"):
         registry.set_loaded("other", loaded=True, who=ME)
+    with pytest.raises(ConfigError):  # PostgreSQL takes no zero byte
+        registry.set_loaded("zero\0", loaded=True, who=ME)
 
 
 def test_removing_deletes_the_bundle_and_never_reuses_its_number(registry: Registry, bundle_of: Make) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from harmony.cloud.process import RunningService, running_service
+from harmony.cloud.registry.keys import KeyLimits
 from harmony.core.spec import FeatureSpec
 
 if TYPE_CHECKING:
@@ -294,3 +297,29 @@ def test_a_folder_is_served_without_a_registry(pair: Pair, admin_key: str, featu
         client.load_model("backend", headers=admin)
         assert asker.ask(client) == "2"
         client.close()
+
+
+def test_every_worker_follows_the_registry(
+    folder_registry: Registry, pair: Pair, admin_key: str, features: Features, tmp_path: Path
+) -> None:
+    registry = folder_registry
+    for bundle in pair:
+        registry.register(bundle.folder, who=ME)
+    with running_service(None, "--registry", str(tmp_path / "registry"), "--workers", "2") as service:
+        asker = Asker(service, features, pair)
+        asker.service = replace(service, key=registry.keys.create("new", KeyLimits(), who=ME)[1])
+        registry.alias("backend", "latest", 1, who=ME)
+        first = asker.client()
+        first.load_model("backend", headers={"Authorization": f"Bearer {admin_key}"})
+        first.close()
+        deadline, row = time.monotonic() + 20, 0
+        while row < 8 and time.monotonic() < deadline:  # connections go to the workers in turn
+            client = asker.client()
+            try:
+                row = row + 1 if asker.ask(client) == "1" else 0
+            except InferenceServerException as error:
+                assert error.status() == "401"  # this worker has not heard of the key yet
+                row = 0
+            finally:
+                client.close()
+        assert row == 8
