@@ -87,6 +87,32 @@ def test_work_of_a_caller_who_left_is_not_computed(
     assert statistics["inference_count"] < 21
 
 
+def test_a_request_behind_one_that_waits_outside_is_answered_after_it(
+    heavy: Bundle, features: Features, tensor: Tensor, client_of: ClientOf
+) -> None:
+    """Eight connections, each with three requests sent at once, at a service that has room for a fraction of them."""
+    text = json.dumps(tensor([1, 8, 4, 4], 512)).encode()
+    body = text + features(1).tobytes()
+    with running_service(heavy.folder, *TIGHT) as service:
+        client = client_of(service)
+        head = (
+            f"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key}\r\n"
+            f"Inference-Header-Content-Length: {len(text)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        opened = [socket.create_connection((client.host, int(client.port)), timeout=20) for _ in range(8)]
+        for connection in opened:
+            connection.sendall((head + body) * 3)
+        statuses = []
+        for connection in opened:
+            with connection, connection.makefile("rb") as stream:
+                for _ in range(3):
+                    statuses.append(int(stream.readline().split()[1]))
+                    headers = dict(line.split(b": ", 1) for line in iter(stream.readline, b"\r\n"))
+                    stream.read(int(headers[b"content-length"]))
+    assert len(statuses) == 24
+    assert set(statuses) <= {200, 503}
+
+
 class Visitor:
     """A guest that notes what happens to it."""
 
