@@ -55,12 +55,8 @@ class DirectConnection(GuardedConnection):
         self._service: Service = self.config.app.service  # type: ignore[union-attr]  # a ServiceApp
         self._body_timer: asyncio.TimerHandle | None = None
         self._refused_until = 0.0
-
-    @property
-    def _direct(self) -> _Cycle | None:
-        """The request under way, if it is served here."""
-        cycle: Any = self.cycle
-        return cycle if type(cycle) is _Cycle and not cycle.response_complete else None
+        self._direct: _Cycle | None = None
+        """The request under way, if it is served here. `cycle` may be another by then, pipelined behind it."""
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. Only a body that is not whole by now needs a timer."""
@@ -72,6 +68,7 @@ class DirectConnection(GuardedConnection):
         """The caller left; what it asked is not computed."""
         if cycle := self._direct:
             self._service.waiting.remove(self)
+            self._direct = None
             cycle.exchange.refuse(Refusal(499, "disconnected", "the caller left before it was answered"))
             cycle.exchange.leave()
         self._stop_body_timer()
@@ -100,7 +97,7 @@ class DirectConnection(GuardedConnection):
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         cycle = self._direct
-        if cycle is None:
+        if cycle is None or cycle.is_whole:
             super().on_body(body)
             return
         cycle.size += len(body)
@@ -113,7 +110,7 @@ class DirectConnection(GuardedConnection):
     def on_message_complete(self) -> None:
         """The body is whole."""
         cycle = self._direct
-        if cycle is None:
+        if cycle is None or cycle.is_whole:
             super().on_message_complete()
             return
         self._stop_body_timer()
@@ -169,6 +166,7 @@ class DirectConnection(GuardedConnection):
         keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         cycle = _Cycle(exchange, keep_alive=keep_alive)
         self.cycle = cycle  # type: ignore[assignment]
+        self._direct = cycle
         try:
             exchange.enter("POST")
             exchange.reserve()
@@ -216,6 +214,7 @@ class DirectConnection(GuardedConnection):
         cycle.exchange.leave()
         cycle.response_complete = True
         cycle.parts = []
+        self._direct = None
         self._stop_body_timer()
         if self.transport.is_closing():
             return
