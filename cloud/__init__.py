@@ -2,6 +2,9 @@
 
 settings    what can be set                         models      bundles → models, checked before they are served
 keys        who may ask                             batcher     one thread a model, batches without waiting
-app         create_app(models, settings) → FastAPI  infer       the fast path, raw ASGI
-server      serve(folder, settings): bind, drain    process     running_service(folder): a real one, for embedding
+lanes       who answers a path                      exchange    one infer request, from its headers to its answer
+direct      the fast path: the connection serves    infer       the same exchange as a plain ASGI application
+waiting     who comes too early waits outside       workers     several processes behind one port
+app         create_app(models, settings) → FastAPI  deploy      hot swap; registry/: versions, aliases, keys
+server      serve(place, settings): bind, drain     process     running_service(folder): a real one, for embedding
 """
