@@ -30,7 +30,7 @@ def run_module(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, **(environment or {})},
+            env=_environment(environment or {}),
             start_new_session=True,
         )
         try:
@@ -41,6 +41,12 @@ def run_module(
             raise
         if code:
             raise EngineError(f"the device process ended with code {code}: {_last_line(log)}", where=where)
+
+
+def _environment(added: Mapping[str, str]) -> dict[str, str]:
+    """This process's, but the child may keep its bytecode: to compile at every start is no part of a device."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | dict(added)
 
 
 def _last_line(log: IO[bytes]) -> str:

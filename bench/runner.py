@@ -90,6 +90,7 @@ class _Work:
     ) -> None:
         self._settings, self._plan, self._cloud = settings, plan, cloud
         self._scratch, self._on_event = scratch, on_event
+        self._started: set[EngineName] = set()
         each = len(settings.engines) * (1 + len(settings.regimes)) + (plan.cloud is not None)
         self._done, self._total = 0, len(plan.targets) * each + 1
 
@@ -105,11 +106,17 @@ class _Work:
         known = self._replay(target)
         for engine in self._settings.engines:
             self.tell("stream", target.name)
-            stream = run_stream(
-                target.folder, images, engine=engine, cloud=self._cloud, deadline_s=self._settings.deadline_s
-            )
+            stream = self._stream(target, engine, images)
             jobs = [self._job(target, engine, regime, images, stream) for regime in self._settings.regimes]
             yield self._result(target, engine, stream, known, [(job, self._time(target, job)) for job in jobs])
+
+    def _stream(self, target: Target, engine: EngineName, images: Path) -> Stream:
+        """Every image, in a process of its own. An engine's first start compiles Python sources, and is not counted."""
+        deadline_s, cloud = self._settings.deadline_s, self._cloud
+        if engine not in self._started:
+            run_stream(target.folder, images, engine=engine, cloud=cloud, deadline_s=deadline_s, limit=1)
+            self._started.add(engine)
+        return run_stream(target.folder, images, engine=engine, cloud=cloud, deadline_s=deadline_s)
 
     def _replay(self, target: Target) -> Replay | None:
         if self._plan.cloud is None or self._settings.cloud is None or "onnxruntime" not in target.manifest.engines:

@@ -41,10 +41,19 @@ class Stream:
     process: Process
 
 
-def run_stream(bundle: Path, images: Path, *, engine: EngineName, cloud: Cloud | None, deadline_s: float) -> Stream:
-    """Run the device over `images` (a safetensors file) to the end. EngineError if it fails."""
+def run_stream(
+    bundle: Path,
+    images: Path,
+    *,
+    engine: EngineName,
+    cloud: Cloud | None,
+    deadline_s: float,
+    limit: int | None = None,
+) -> Stream:
+    """Run the device over `images` (a safetensors file) to the end, or to a limit. EngineError if it fails."""
     out = images.with_name("stream.json")
     arguments = [str(bundle), "--images", str(images), "--out", str(out), "--engine", engine]
+    arguments += [] if limit is None else ["--limit", str(limit)]
     secret = {}
     if cloud is not None:
         arguments += ["--server", cloud.url, "--deadline", str(deadline_s)]
