@@ -11,7 +11,7 @@ PACKAGES = {
     "export": ("torch", "onnx", "onnxscript"),
     "executorch": ("executorch",),
     "cloud": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy"),
-    "bench": ("jinja2", "matplotlib"),
+    "bench": ("jinja2", "matplotlib", "psutil"),
 }
 
 
