@@ -46,9 +46,10 @@ class Losses:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome: back-end and front-end state dicts (names of core.models), rows of heads by *label* or token.
+    """The outcome: state dicts of core.models.
 
-    back_end: rows by token; clients: by index, gate and head rows by token (the checkpoint reorders them by label).
+    back_end: rows of its classifier by token; clients: by index, rows of heads and gates by token too (the checkpoint
+    puts those by label).
     """
 
     back_end: dict[str, NDArray[Any]]
