@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest, EngineName, open_device_bundle
 from harmony.core.errors import ConfigError, DataForeign, DataMissing, EngineError, HarmonyError
@@ -121,12 +120,16 @@ def answer_all(device: Device, path: Path, limit: int | None = None) -> dict[str
     DataMissing, DataForeign for the file, InvalidInput for an image.
     """
     columns: dict[str, list[Any]] = {name: [] for name in (*_COLUMNS, "score1", "score2")}
-    for image in map_images(path)[:limit]:
-        _append(columns, device.answer(image))
+    images = map_images(path)
+    shape = images.shape[1:]
+    with path.open("rb") as file:  # read, not touched in the map: every page touched there would stay in memory
+        file.seek(images.offset)
+        for _ in range(len(images[:limit])):
+            _append(columns, device.answer(np.fromfile(file, images.dtype, math.prod(shape)).reshape(shape)))
     return columns
 
 
-def map_images(path: Path) -> NDArray[Any]:
+def map_images(path: Path) -> np.memmap[Any, Any]:
     """The tensor `images` of a safetensors file, read from the disk as it is used: a device has no room for all.
 
     The format is 8 bytes of length, so much JSON, then the values (https://github.com/huggingface/safetensors#format);
@@ -140,7 +143,7 @@ def map_images(path: Path) -> NDArray[Any]:
             entry = json.loads(file.read(min(size, MAX_HEADER_BYTES)))[IMAGES]
         dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
         offset = _offset(entry["data_offsets"], dtype.itemsize, shape)
-        images: NDArray[Any] = np.memmap(path, dtype, "r", 8 + size + offset, shape)
+        images: np.memmap[Any, Any] = np.memmap(path, dtype, "r", 8 + size + offset, shape)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataForeign(
             f"holds no tensor '{IMAGES}' of uint8 or float32 that can be read: {str(error)[:200]}", where=path,
