@@ -13,7 +13,7 @@ In the end every client trains personal heads on its own images, over extractors
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from harmony.core.spec import Architecture
 from harmony.train.federation import ROTATION, Federation, stream
 from harmony.train.losses import supervised_contrastive
 from harmony.train.method import Losses, Trained, annealed, numpy_state, optimizer_tensors, restore_optimizer, seeded
-from harmony.train.personalize import personal_heads
+from harmony.train.personalize import gate_heads, personal_heads
 from harmony.train.supernet import Parameters, Trunk, largest, look, skeleton
 
 
@@ -111,13 +111,20 @@ class Harmony:
         self.cloud.step()
         return [feature.grad for feature in features if feature.grad is not None]
 
+    def peek(self) -> Trained:
+        """Every client's front end, cut out of the super-networks; the gate's rows are its heads."""
+        return self._trained(lambda index, front_end: gate_heads(front_end))
+
     def finish(self) -> Trained:
-        """Cut every client's front end out of the super-networks and give it personal heads."""
+        """The same with personal heads, trained."""
+        return self._trained(lambda index, front_end: personal_heads(self.federation, index, front_end))
+
+    def _trained(self, give_heads: Callable[[int, FrontEnd], None]) -> Trained:
         clients = {}
         for architecture, ids in self.federation.groups.items():
             front_end = self._front_end(architecture)
             for index in ids:
-                personal_heads(self.federation, index, front_end)
+                give_heads(index, front_end)
                 clients[index] = numpy_state(front_end)
         return Trained(numpy_state(self.back_end), clients)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -49,11 +49,13 @@ class Trained:
     """The outcome: state dicts of core.models.
 
     back_end: rows of its classifier by token; clients: by index, rows of heads and gates by token too (the checkpoint
-    puts those by label).
+    puts those by label); back_ends: a client's own back end, where the method shares none: it answers in place of
+    `back_end` for that client.
     """
 
     back_end: dict[str, NDArray[Any]]
     clients: dict[int, dict[str, NDArray[Any]]]
+    back_ends: Mapping[int, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
 
 class Method(Protocol):
@@ -63,6 +65,10 @@ class Method(Protocol):
 
     def round(self, index: int) -> Losses:
         """Train one round; losses by client."""
+        ...
+
+    def peek(self) -> Trained:
+        """The models as they stand between two rounds, before `finish` personalises them. Changes nothing."""
         ...
 
     def finish(self) -> Trained:

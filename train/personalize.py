@@ -15,6 +15,12 @@ from harmony.train.losses import masked_cross_entropy
 BATCH = 64
 
 
+def gate_heads(front_end: FrontEnd) -> None:
+    """Let both heads begin as the gate's rows, in place."""
+    for exit_ in (front_end.exit1, front_end.exit2):
+        exit_.head.load_state_dict(_gate_rows(exit_).state_dict())
+
+
 def personal_heads(federation: Federation, index: int, front_end: FrontEnd) -> None:
     """Train both personal heads of client `index` in place, from the gate's rows.
 
