@@ -1,7 +1,7 @@
 """HARMONY and its rivals: local step, server step, rounds, evaluation."""
 
 from harmony.train.evaluate import Accuracy, ClientEvaluation, Evaluation, evaluate
-from harmony.train.runs import METHODS, Progress, resumed_config, train
+from harmony.train.runs import METHODS, Look, Progress, resumed_config, train
 from harmony.train.side_by_side import train_side_by_side
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Accuracy",
     "ClientEvaluation",
     "Evaluation",
+    "Look",
     "Progress",
     "evaluate",
     "resumed_config",

@@ -47,6 +47,17 @@ class Progress(NamedTuple):
 Listener = Callable[[Progress], None]
 
 
+class Look(NamedTuple):
+    """Who is shown the models between rounds: before the first, after every `every`-th, and after the last.
+
+    show(rounds done, models, federation) must leave both as they are. A round is shown before its state is saved, so
+    that a run that goes on from a state was shown everything up to it; the rounds after it may be shown once more.
+    """
+
+    every: int
+    show: Callable[[int, Trained, Federation], None]
+
+
 def train(
     config: TrainConfig,
     out: Path,
@@ -54,12 +65,13 @@ def train(
     resume: bool = False,
     dataset: Dataset | None = None,
     on_progress: Listener = lambda progress: None,
+    look: Look | None = None,
 ) -> Path:
     """Train a federation in the folder `out`; returns its checkpoint folder.
 
     resume: go on from the last state in `out`, if there is one; the outcome has the same bits as an unbroken run.
-    dataset: the images, if they are loaded already. Raises RunExists, RunError (another config or other images than the
-    run began with), Diverged, StorageError, and what loading the data raises.
+    dataset: the images, if they are loaded already. look: changes no bit of the outcome. Raises RunExists, RunError
+    (another config or other images than the run began with), Diverged, StorageError, and what loading the data raises.
     """
     _check_folder(config, out, resume)
     if (out / CHECKPOINT).exists():
@@ -74,7 +86,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
     if not (out / CONFIG).exists():
         save_config(config, out / CONFIG)
-    _rounds(method, members, out, on_progress)
+    _rounds(method, members, out, on_progress, look)
     _save_trained(method.finish(), members, method.gate, out)
     return out / CHECKPOINT
 
@@ -95,7 +107,7 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
         raise RunError("the run began with another config", where=out / CONFIG, mend="resume it without other settings")
 
 
-def _rounds(method: Method, members: Federation, out: Path, on_progress: Listener) -> None:
+def _rounds(method: Method, members: Federation, out: Path, on_progress: Listener, look: Look | None) -> None:
     config, data = members.config, _fingerprint(members.dataset)
     history: dict[str, tuple[float, ...]] = {}
     start = 0
@@ -106,15 +118,24 @@ def _rounds(method: Method, members: Federation, out: Path, on_progress: Listene
         method.restore(tensors)
         start, history = manifest.round, manifest.losses
     on_progress(Progress(start, config.rounds, {}))
+    if start == 0:
+        _show(look, 0, method, members)
     for index in range(start, config.rounds):
         losses = method.round(index)
         _check_finite(losses, index, out)
         means = {name: float(value.mean()) for name, value in losses.terms.items()}
         history = {name: (*history.get(name, ()), value) for name, value in means.items()}
+        _show(look, index + 1, method, members)
         if (index + 1) % config.checkpoint_every == 0 or index + 1 == config.rounds:
             state = StateManifest(round=index + 1, config=config.model_dump(mode="json"), data=data, losses=history)
             save_state(out, state, method.state())
         on_progress(Progress(index + 1, config.rounds, means))
+
+
+def _show(look: Look | None, done: int, method: Method, members: Federation) -> None:
+    if look is not None and (done % look.every == 0 or done == members.config.rounds):
+        with torch.random.fork_rng():  # building modules draws from torch's global stream
+            look.show(done, method.peek(), members)
 
 
 def _check_finite(losses: Losses, index: int, out: Path) -> None:
