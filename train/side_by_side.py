@@ -80,14 +80,15 @@ def _require_success(name: str, code: int | None, out: Path) -> None:
 
 def _work(config: dict[str, Any], out: str, writer: Connection[Any, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole terminal; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         train(make_config(config), Path(out), on_progress=writer.send)
     except HarmonyError as error:
         writer.send((type(error).__name__, error.problem, error.where, error.field, error.mend))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone; to be run in a thread."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
