@@ -128,6 +128,11 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
     """Read a TOML file; ConfigError names the file, the field and what is wrong."""
+    return make_config(merged(read_toml(path), overrides or {}), where=path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file of bounded size; ConfigError if it cannot be read or is not one."""
     try:
         with path.open("rb") as stream:
             raw = stream.read(_MAX_BYTES + 1)
@@ -138,10 +143,9 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
     if len(raw) > _MAX_BYTES:
         raise ConfigError(f"is larger than {_MAX_BYTES} bytes", where=path)
     try:
-        value = tomllib.loads(raw.decode())
+        return tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number or a nesting without end
         raise ConfigError(f"is not TOML: {error}", where=path) from None
-    return make_config(merged(value, overrides or {}), where=path)
 
 
 def make_config(value: dict[str, Any], where: object = "config") -> TrainConfig:
