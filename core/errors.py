@@ -12,7 +12,8 @@ HarmonyError
 ├── ArtifactError           checkpoints and bundles on disk
 │   ├── ArtifactMissing       no such folder, or a file of it is gone
 │   ├── ArtifactCorrupt       truncated, edited or otherwise not what was sealed
-│   └── ArtifactTooNew        written by a later format version
+│   ├── ArtifactTooNew        written by a later format version
+│   └── ArtifactUntrusted     no trusted key signed it
 ├── RunError                training runs
 │   ├── RunExists             the run folder is already there
 │   └── Diverged              a loss stopped being a finite number
@@ -25,7 +26,8 @@ HarmonyError
 │   ├── CloudUnreachable      no connection
 │   ├── CloudTimeout          no answer within the deadline
 │   ├── CloudRefused          wrong key, too large, too busy
-│   └── CloudAnswerInvalid    an answer that is not one
+│   ├── CloudAnswerInvalid    an answer that is not one
+│   └── CircuitOpen           it failed so often that it is not asked for a while
 ├── ServiceError            running the service
 │   └── PortInUse             somebody listens there already
 └── StorageError            the disk is full or not writable
@@ -120,6 +122,10 @@ class ArtifactTooNew(ArtifactError):
     """A later version of HARMONY wrote this."""
 
 
+class ArtifactUntrusted(ArtifactError):
+    """Nobody whose key is trusted signed this, or what was signed is something else."""
+
+
 class RunError(HarmonyError):
     """A training run that cannot start or go on."""
 
@@ -170,6 +176,10 @@ class CloudRefused(FallbackError):
 
 class CloudAnswerInvalid(FallbackError):
     """The cloud's answer does not have the promised form."""
+
+
+class CircuitOpen(FallbackError):
+    """The cloud failed so often that it is not asked for a while."""
 
 
 class ServiceError(HarmonyError):
