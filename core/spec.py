@@ -108,7 +108,7 @@ class ClassMap(Frozen):
         return np.asarray([self.tokens[label] for label in self.own], dtype=np.int64)
 
 
-FAMILY_NAMES = ("resnet", "mobilenet")
+FAMILY_NAMES = ("resnet", "mobilenet", "patch")
 """Families of front ends, by name; `harmony.core.models` knows how to build each."""
 _ARCHITECTURE = re.compile(r"([a-z][a-z0-9]*)-w([0-9]{1,4})-d([0-9]{1,2})")
 

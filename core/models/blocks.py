@@ -68,6 +68,65 @@ class InvertedResidual(nn.Module):
         return out
 
 
+class PooledAttention(nn.Module):
+    """Self-attention among patches (Vaswani et al. 2017) whose keys and values are pooled, (n, c, h, w) → the same.
+
+    A head is a group of 8 channels, so that a narrow block's heads are a wide one's first heads. Keys and values come
+    from a depthwise 5×5 convolution with stride 4 (as in CvT, Wu et al. 2021), which bounds the cost: 14 × 14 patches
+    look at 4 × 4. Its zero padding also tells a patch where it lies. Logits are not divided by √8: the usual initial
+    weights already give them a spread of about 1.
+    """
+
+    POOL = 4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.pool = nn.Conv2d(channels, channels, 5, stride=self.POOL, padding=2, groups=channels, bias=False)
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Identity plus attention."""
+        y = self.norm(x)
+        pooled = self.pool(y)
+        # Three axes and torch.bmm, softmax over the last one: the forms that XNNPACK takes.
+        query, key, value = (_heads(part) for part in (self.query(y), self.key(pooled), self.value(pooled)))
+        weights = torch.softmax(torch.bmm(query.transpose(1, 2), key), dim=2)
+        seen = torch.bmm(weights, value.transpose(1, 2)).transpose(1, 2)
+        return x + seen.reshape(x.shape)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """(n, c, h, w) → (n · heads, 8, h · w)."""
+    n, channels, height, width = x.shape
+    return x.reshape(n * channels // GROUP, GROUP, height * width)
+
+
+class AttentionBlock(nn.Module):
+    """Attention among patches, then two 1×1 convolutions within each (Dosovitskiy et al. 2021), each with an identity.
+
+    (n, c, h, w) → the same.
+    """
+
+    EXPANSION = 2
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = self.EXPANSION * channels
+        self.attention = PooledAttention(channels)
+        self.norm = norm(channels)
+        self.expand = nn.Conv2d(channels, inner, 1, bias=False)
+        self.project = nn.Conv2d(inner, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both parts normalise what they read, not what they add to."""
+        x = self.attention(x)
+        out: Tensor = x + self.project(torch.relu(self.expand(self.norm(x))))
+        return out
+
+
 class SeparableDown(nn.Module):
     """Depthwise 3×3 with stride 2, then 1×1, each normalised: halves the sides (Howard et al. 2017)."""
 

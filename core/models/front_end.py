@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from harmony.core.models.blocks import ConvDown, ConvNorm, InvertedResidual, ResidualBlock, SeparableDown
+from harmony.core.models.blocks import (
+    AttentionBlock,
+    ConvDown,
+    ConvNorm,
+    InvertedResidual,
+    ResidualBlock,
+    SeparableDown,
+)
 from harmony.core.spec import Architecture, FeatureSpec, ImageSpec
 
 FEATURE_CHANNELS = 32
@@ -34,6 +41,7 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "resnet": Family(ResidualBlock, ConvDown),
     "mobilenet": Family(InvertedResidual, SeparableDown),
+    "patch": Family(AttentionBlock, ConvDown),
 }
 
 

@@ -29,6 +29,7 @@ SIZES = [
 SMALL = [(28, 28, 1), (33, 31, 3), (1, 50, 6)]
 MODULES = {nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.Linear, nn.Sequential}
 OPERATORS = {"conv2d", "group_norm", "relu", "linear", "mean", "flatten", "add"}
+OF_ATTENTION = {"bmm", "reshape", "softmax", "transpose"}
 
 
 def image_spec(height: int, width: int, channels: int) -> ImageSpec:
@@ -155,7 +156,7 @@ def test_a_sample_is_answered_alike_alone_and_in_a_batch(family: str) -> None:
 
 
 def test_networks_keep_no_state_beside_their_parameters() -> None:
-    for architecture in ("resnet-w8-d1", "mobilenet-w8-d1"):
+    for architecture in (f"{family}-w8-d1" for family in FAMILIES):
         assert not list(front_end(architecture, (28, 28, 1)).buffers())
     assert not list(BackEnd(FeatureSpec(channels=32, height=2, width=2), width=8, tokens=3).buffers())
 
@@ -174,7 +175,8 @@ def test_only_operators_that_export_quantise_and_train_on_a_device(family: str) 
     """No max or average pooling (wrong or missing backward on devices), no BatchNorm, no SiLU, no dropout."""
     network = front_end(f"{family}-w8-d2", (28, 28, 1)).eval()
     assert {type(one) for one in leaves(network)} <= MODULES
-    assert operators(network, images(1, (28, 28, 1))) <= OPERATORS
+    more = OF_ATTENTION if family == "patch" else set()
+    assert operators(network, images(1, (28, 28, 1))) <= OPERATORS | more
 
 
 def test_the_back_end_exports_too() -> None:
@@ -190,7 +192,9 @@ def test_the_families_are_those_that_core_names_without_torch() -> None:
 def test_an_unknown_family_is_a_config_error_that_names_the_known() -> None:
     image = image_spec(28, 28, 1)
     other = Architecture(family="vgg", width=16, depth=1)
-    with pytest.raises(ConfigError, match=r"unknown family 'vgg' in 'vgg-w16-d1' \(choose one of resnet, mobilenet\)"):
+    with pytest.raises(
+        ConfigError, match=r"unknown family 'vgg' in 'vgg-w16-d1' \(choose one of resnet, mobilenet, patch\)"
+    ):
         FrontEnd(other, image, feature_spec(image), outputs=2, gate=None)
 
 

@@ -114,7 +114,9 @@ def test_an_architecture_out_of_range_says_the_range(text: str) -> None:
 
 
 def test_an_unknown_family_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown family 'vgg' in 'vgg-w16-d1' \(choose one of resnet, mobilenet\)"):
+    with pytest.raises(
+        ConfigError, match=r"unknown family 'vgg' in 'vgg-w16-d1' \(choose one of resnet, mobilenet, patch\)"
+    ):
         Architecture.parse("vgg-w16-d1")
     assert Architecture(family="vgg", width=16, depth=1).family == "vgg", "a manifest of another version can be read"
 
