@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from harmony.core.config import TrainConfig
     from harmony.train import Progress as Round
 
+# Those of harmony.core.config, which is not imported for --help alone.
+MethodName = Literal["harmony", "splitgp", "local", "lg_fedavg"]
+
 
 def train(
     *,
@@ -25,7 +28,7 @@ def train(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Settings; options below win over it.")
     ] = None,
-    method: Annotated[Literal["harmony", "splitgp"] | None, typer.Option(help="Default: harmony.")] = None,
+    method: Annotated[MethodName | None, typer.Option(help="Default: harmony.")] = None,
     data: Annotated[str | None, typer.Option(metavar="NAME|PATH", help="See `harmony data --help`.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Look for a named data set here first.")] = None,
     clients: Annotated[int | None, typer.Option(help="Number of clients. Default: 8.")] = None,
@@ -49,7 +52,7 @@ def train(
 
     \b
     harmony train --out runs/first                                   embedded images, 8 clients, 4 architectures
-    harmony train --out runs/gp --method splitgp                     the rival, with the same budget
+    harmony train --out runs/gp --method splitgp                     a rival, with the same budget
     harmony train --out runs/c10 --data cifar10 --clients 20 --arch resnet-w16-d1 --arch mobilenet-w24-d2
     harmony train --out runs/sh --set partition.kind='"shards"' --set partition.shards_per_client=2
     harmony train --print-config > mine.toml; harmony train --config mine.toml --out runs/mine

@@ -1,6 +1,7 @@
 """A trained federation on disk: every client's front end, the back end, and what is needed to export and judge them.
 
-A sealed folder (see `harmony.core.sealed`): manifest.json, back_end.safetensors, client-KKK.safetensors. No torch.
+A sealed folder (see `harmony.core.sealed`): manifest.json, client-KKK.safetensors, and back_end.safetensors or, where
+clients share none, back_end-KKK.safetensors. No torch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "CheckpointManifest",
     "ClientRecord",
     "Tensors",
+    "back_end_file",
     "checkpoint_folder",
     "client_file",
     "load_tensors",
@@ -33,7 +35,10 @@ BACK_END = "back_end.safetensors"
 
 
 class ClientRecord(Frozen):
-    """One client of a trained federation. Its tensors lie in `client_file(index)`."""
+    """One client of a trained federation. Its tensors lie in `client_file(index)`.
+
+    own_back_end: the client has a back end of its own (see `back_end_file`), which nobody can serve to the others.
+    """
 
     index: Annotated[int, Field(ge=0)]
     architecture: Architecture
@@ -41,6 +46,7 @@ class ClientRecord(Frozen):
     exits: tuple[Exit, Exit]
     train_images: int
     holdout_images: int
+    own_back_end: bool = False
 
 
 class CheckpointManifest(Manifest):
@@ -77,12 +83,28 @@ def client_file(index: int) -> str:
     return f"client-{index:03d}.safetensors"
 
 
+def back_end_file(client: ClientRecord) -> str:
+    """File name of the back end that answers a client."""
+    return f"back_end-{client.index:03d}.safetensors" if client.own_back_end else BACK_END
+
+
 def save_checkpoint(
-    folder: Path, manifest: CheckpointManifest, back_end: Tensors, clients: Mapping[int, Tensors]
+    folder: Path,
+    manifest: CheckpointManifest,
+    back_end: Tensors,
+    clients: Mapping[int, Tensors],
+    back_ends: Mapping[int, Tensors] | None = None,
 ) -> None:
-    """Write the folder whole or not at all. RunExists if it is there already."""
+    """Write the folder whole or not at all. RunExists if it is there already.
+
+    back_end: empty where every client has one of its own, in `back_ends`.
+    """
+    records = {one.index: one for one in manifest.clients}
     with sealing(folder) as draft:
-        save_tensors(draft / BACK_END, back_end)
+        if back_end:
+            save_tensors(draft / BACK_END, back_end)
+        for index, tensors in (back_ends or {}).items():
+            save_tensors(draft / back_end_file(records[index]), tensors)
         for index, tensors in clients.items():
             save_tensors(draft / client_file(index), tensors)
         seal(draft, manifest)
@@ -91,7 +113,10 @@ def save_checkpoint(
 def open_checkpoint(folder: Path) -> CheckpointManifest:
     """Check every byte of a checkpoint and return its manifest; a named ArtifactError otherwise."""
     manifest = unseal(folder, CheckpointManifest)
-    roles = {"back end": BACK_END} | {f"client {one.index}": client_file(one.index) for one in manifest.clients}
+    roles = {f"client {one.index}": client_file(one.index) for one in manifest.clients}
+    roles |= {f"the back end of client {one.index}": back_end_file(one) for one in manifest.clients if one.own_back_end}
+    if len(roles) < 2 * len(manifest.clients):
+        roles |= {"back end": BACK_END}
     require_files(manifest, roles, folder / "manifest.json")
     return manifest
 

@@ -18,7 +18,7 @@ from harmony.core.spec import Architecture, Finite, Frozen
 _MAX_BYTES = 1 << 20
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Method = Literal["harmony", "splitgp"]
+Method = Literal["harmony", "splitgp", "local", "lg_fedavg"]
 
 
 def _writable(text: str) -> str:
@@ -114,15 +114,18 @@ class TrainConfig(Table):
 
     @model_validator(mode="after")
     def _score_has_its_head(self) -> Self:
-        if self.method == "splitgp" and self.exits.score == "own_mass":
-            raise ValueError("exits.score 'own_mass' needs a gate head, which splitgp has not; try 'entropy'")
+        if self.method != "harmony" and self.exits.score == "own_mass":
+            raise ValueError(f"exits.score 'own_mass' needs a gate head, which {self.method} has not; try 'entropy'")
         return self
 
 
-# What differs between methods where a config is silent: SplitGP has no gate head, and one exit, at the cut.
+# What differs between methods where a config is silent: no rival has a gate head, and SplitGP has one exit, at the cut.
+_NO_GATE: dict[str, Any] = {"score": "entropy", "pass1": 1.0}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "harmony": {},
-    "splitgp": {"learning_rate": 0.03, "exits": {"score": "entropy", "pass1": 1.0}},
+    "splitgp": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "local": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "lg_fedavg": {"learning_rate": 0.03, "exits": _NO_GATE},
 }
 
 

@@ -126,7 +126,13 @@ def _place(out: Path, client: ClientRecord) -> Path:
 
 def _open(run: Path) -> Source:
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
-    return Source(folder, open_checkpoint(folder), hash_file(folder / MANIFEST))
+    manifest = open_checkpoint(folder)
+    if any(client.own_back_end for client in manifest.clients):
+        raise ArtifactError(
+            f"its clients ({manifest.method}) have a back end each, and there is no one to serve", where=folder,
+            mend="export a run whose method shares the back end, for example harmony or splitgp",
+        )  # fmt: skip
+    return Source(folder, manifest, hash_file(folder / MANIFEST))
 
 
 def _choose(source: Source, clients: Sequence[int] | None) -> list[ClientRecord]:

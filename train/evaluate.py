@@ -139,7 +139,7 @@ class _Verdict:
         labels: NDArray[np.int64],
     ) -> None:
         front_end = load_front_end(checkpoint, manifest, record)
-        back_end = load_back_end(checkpoint, manifest)
+        back_end = load_back_end(checkpoint, manifest, record)
         preprocess, own = Preprocessor(manifest.image), np.asarray(record.classes.own)
         scores: list[tuple[NDArray[np.float32], ...]] = []
         answers: list[tuple[NDArray[np.int64], ...]] = []

@@ -48,9 +48,9 @@ class Losses:
 class Trained:
     """The outcome: state dicts of core.models.
 
-    back_end: rows of its classifier by token; clients: by index, rows of heads and gates by token too (the checkpoint
-    puts those by label); back_ends: a client's own back end, where the method shares none: it answers in place of
-    `back_end` for that client.
+    back_end: rows of its classifier by token, empty where every client has its own; clients: by index, rows of heads
+    and gates by token too (the checkpoint puts those by label); back_ends: a client's own back end, where the method
+    shares none: it answers in place of `back_end` for that client.
     """
 
     back_end: dict[str, NDArray[Any]]

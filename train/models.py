@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from harmony.core.checkpoint import BACK_END, CheckpointManifest, ClientRecord, client_file, load_tensors
+from harmony.core.checkpoint import CheckpointManifest, ClientRecord, back_end_file, client_file, load_tensors
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.models import BackEnd, FrontEnd
 
@@ -23,11 +23,11 @@ def load_front_end(checkpoint: Path, manifest: CheckpointManifest, record: Clien
     return _load(front_end, checkpoint / client_file(record.index))
 
 
-def load_back_end(checkpoint: Path, manifest: CheckpointManifest) -> BackEnd:
-    """The back end; rows by token."""
+def load_back_end(checkpoint: Path, manifest: CheckpointManifest, record: ClientRecord) -> BackEnd:
+    """The back end that answers a client, its own or the one for all; rows by token."""
     tokens = len(manifest.clients[0].classes.names)
     back_end = BackEnd(manifest.feature, width=manifest.back_end_width, tokens=tokens)
-    return _load(back_end, checkpoint / BACK_END)
+    return _load(back_end, checkpoint / back_end_file(record))
 
 
 def _load(module: ModuleT, path: Path) -> ModuleT:

@@ -28,11 +28,18 @@ from harmony.core.sealed import storing
 from harmony.train.calibrate import calibrate
 from harmony.train.federation import Client, Federation, federation
 from harmony.train.harmony import Harmony
+from harmony.train.lg_fedavg import LGFedAvg
+from harmony.train.local import Local
 from harmony.train.method import Losses, Method, Trained
 from harmony.train.splitgp import SplitGP
 from harmony.train.state import StateManifest, latest_state, save_state
 
-METHODS: dict[str, Callable[[Federation], Method]] = {"harmony": Harmony, "splitgp": SplitGP}
+METHODS: dict[str, Callable[[Federation], Method]] = {
+    "harmony": Harmony,
+    "splitgp": SplitGP,
+    "local": Local,
+    "lg_fedavg": LGFedAvg,
+}
 CONFIG, CHECKPOINT = "config.toml", "checkpoint"
 
 
@@ -150,7 +157,10 @@ def _check_finite(losses: Losses, index: int, out: Path) -> None:
 
 def _save_trained(trained: Trained, members: Federation, gate: bool, out: Path) -> None:
     by_label = {index: _rows_by_label(tensors, members.tokens) for index, tensors in trained.clients.items()}
-    records = [_record(client, members, by_label[client.index], gate) for client in members.clients]
+    records = [
+        _record(client, members, by_label[client.index], gate, own_back_end=client.index in trained.back_ends)
+        for client in members.clients
+    ]
     manifest = CheckpointManifest(
         harmony_version=importlib.metadata.version("harmony-sfl"),
         run=out.resolve().name,
@@ -164,7 +174,7 @@ def _save_trained(trained: Trained, members: Federation, gate: bool, out: Path) 
         gate=gate,
         clients=tuple(records),
     )
-    save_checkpoint(out / CHECKPOINT, manifest, trained.back_end, by_label)
+    save_checkpoint(out / CHECKPOINT, manifest, trained.back_end, by_label, trained.back_ends)
 
 
 def _rows_by_label(tensors: dict[str, NDArray[Any]], tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -173,7 +183,9 @@ def _rows_by_label(tensors: dict[str, NDArray[Any]], tokens: NDArray[np.int64]) 
     return {name: value[tokens] if any(part in name for part in heads) else value for name, value in tensors.items()}
 
 
-def _record(client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool) -> ClientRecord:
+def _record(
+    client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool, *, own_back_end: bool
+) -> ClientRecord:
     return ClientRecord(
         index=client.index,
         architecture=client.architecture,
@@ -181,6 +193,7 @@ def _record(client: Client, members: Federation, tensors: dict[str, NDArray[Any]
         exits=_exits(client, members, tensors, gate),
         train_images=len(client.train),
         holdout_images=len(client.holdout),
+        own_back_end=own_back_end,
     )
 
 

@@ -49,7 +49,7 @@ def test_counts_are_those_of_a_loop_over_single_images(
     manifest = open_checkpoint(trained)
     record = manifest.clients[1]
     found = evaluation.clients[1].curve[place]
-    front_end, back_end = load_front_end(trained, manifest, record), load_back_end(trained, manifest)
+    front_end, back_end = load_front_end(trained, manifest, record), load_back_end(trained, manifest, record)
     preprocess, own = Preprocessor(manifest.image), list(record.classes.own)
     mix = mix_of(images.y_test, own, found.rho, 0)
     right, right_server, at1, sent = [], [], [], []
