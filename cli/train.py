@@ -34,7 +34,11 @@ def train(
     clients: Annotated[int | None, typer.Option(help="Number of clients. Default: 8.")] = None,
     classes: Annotated[int | None, typer.Option(help="Classes a client. Default: 3.")] = None,
     arch: Annotated[
-        list[str] | None, typer.Option(help="Front-end architecture, repeatable; dealt to the clients in turn.")
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILY-wWIDTH-dDEPTH",
+            help="Front-end architecture of the family resnet, mobilenet or patch; repeatable, dealt to clients in turn.",
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of `steps` batches a client.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a client and step.")] = None,

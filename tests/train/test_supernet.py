@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harmony.core.models import FrontEnd, feature_spec
+from harmony.core.models import FAMILIES, FrontEnd, feature_spec
 from harmony.core.spec import Architecture, ImageSpec
 from harmony.train.supernet import largest, look, skeleton
 
@@ -19,7 +19,7 @@ def super_parameters(architecture: str) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()}
 
 
-@pytest.mark.parametrize("family", ["resnet", "mobilenet"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_slice_runs_like_the_architecture_with_the_sliced_weights(family: str) -> None:
     parameters = super_parameters(f"{family}-w24-d2")
     small = Architecture.parse(f"{family}-w16-d1")
