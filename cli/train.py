@@ -37,7 +37,7 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="FAMILY-wWIDTH-dDEPTH",
-            help="Front-end architecture of the family resnet, mobilenet or patch; repeatable, dealt to clients in turn.",
+            help="Front end of the family resnet, mobilenet or patch; repeatable, dealt to the clients in turn.",
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of `steps` batches a client.")] = None,
