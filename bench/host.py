@@ -14,9 +14,10 @@ _PACKAGES = ("harmony-sfl", "numpy", "onnxruntime", "executorch", "torch")
 
 
 class Watch:
-    """Load and steal since it was made."""
+    """Load and steal since it was made, and the commit that the code was at then."""
 
     def __init__(self) -> None:
+        self.commit = commit_of(Path(__file__).resolve().parent.parent)
         self._load = os.getloadavg()[0]
         self._steal, self._total = cpu_ticks(Path("/proc/stat"))
 
@@ -32,7 +33,7 @@ class Watch:
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
             python=platform.python_version(),
             versions=_versions(),
-            commit=commit_of(Path(__file__).resolve().parent.parent),
+            commit=self.commit,
             load_before=self._load,
             load_after=os.getloadavg()[0],
             steal=min(1.0, max(0.0, (steal - self._steal) / passed)) if passed > 0 else 0.0,

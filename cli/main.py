@@ -12,6 +12,7 @@ from harmony.cli import (
     data,
     demo,
     evaluate,
+    experiment,
     export,
     figures,
     infer,
@@ -45,6 +46,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
 \b
   harmony registry, keys                        versions and aliases of back ends; who may ask
   harmony loadtest URL                          how much a service on this machine can take
+  harmony experiment GRID.toml                  a grid of methods, data, families and seeds, resumable
   harmony figures                               the README's figures from result files
 """
 
@@ -68,6 +70,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
 app.command("bench")(bench.bench)
+app.command("experiment")(experiment.experiment)
 app.command("figures")(figures.figures)
 
 

@@ -1,0 +1,60 @@
+"""All finished cells of a grid in one file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+from harmony.bench.experiment.cell import finished, noted_error
+from harmony.bench.experiment.grid import Grid, cells_of
+from harmony.bench.experiment.results import CellResult, ExperimentResult, FailedCell, rounded
+from harmony.bench.host import Watch
+from harmony.core.sealed import write_atomically
+from harmony.train.diagnose import Diagnosis
+
+
+def collect(grid: Grid, home: Path, watch: Watch) -> ExperimentResult:
+    """The cells that are finished below `home`, whoever ran them, and how the last attempt at others failed.
+
+    watch: started before the cells, so that the file says how quiet the machine was.
+    """
+    cells, failed = [], []
+    plan = cells_of(grid)
+    for cell in plan:
+        folder = home / cell.folder
+        if (result := finished(cell, folder)) is not None:
+            cells.append(_slim(result, grid))
+        elif (error := noted_error(folder)) is not None:
+            names = {"data": cell.data, "split": cell.split, "family": cell.family, "method": cell.method}
+            failed.append(FailedCell(**names, seed=cell.seed, folder=cell.folder, error=error))
+    return ExperimentResult(
+        harmony_version=importlib.metadata.version("harmony-sfl"),
+        grid=grid,
+        host=watch.host(),
+        planned=len(plan),
+        failed=tuple(failed),
+        cells=tuple(cells),
+    )
+
+
+def _slim(result: CellResult, grid: Grid) -> CellResult:
+    """Plots of single points show the first seed; of the others they would only weigh."""
+    if result.seed == grid.seeds[0]:
+        return result
+    bare = {name: one.model_copy(update={"scatter": None}) for name, one in _diagnoses(result).items()}
+    return result.model_copy(update=bare)
+
+
+def _diagnoses(result: CellResult) -> dict[str, Diagnosis]:
+    both = {"before": result.before, "after": result.after}
+    return {name: one for name, one in both.items() if one is not None}
+
+
+def write_experiment(path: Path, result: ExperimentResult) -> None:
+    """Write the result file, one cell a line, so that a new cell is one new line in its history."""
+    value = rounded(result.model_dump(mode="json"))
+    cells = value.pop("cells")
+    lines = ",\n".join(json.dumps(cell, separators=(",", ":"), allow_nan=False, ensure_ascii=False) for cell in cells)
+    head = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)[:-2]  # without the closing brace
+    write_atomically(path, f'{head},\n "cells": [\n{lines}\n]}}\n'.encode())

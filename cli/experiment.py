@@ -1,0 +1,152 @@
+"""`harmony experiment`: a grid of training runs, and what is published of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harmony.cli.extras import require
+
+if TYPE_CHECKING:
+    from harmony.bench.experiment import Cell, Event, ExperimentResult
+
+
+def experiment(
+    file: Annotated[Path, typer.Argument(metavar="GRID.toml", help="See experiments/ and docs/experiments.md.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where runs are kept. Default: runs/experiments/NAME.")
+    ] = None,
+    results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where experiment-NAME.json goes.")] = Path("results"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes side by side.")] = 2,
+    data_dir: Annotated[Path | None, typer.Option(help="Look for named data sets here first.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this method, by its name; repeatable.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Only this data entry, by its name; repeatable.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Evaluate finished cells anew; nothing is retrained.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show the cells and how far each is, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Run a grid of methods, data, families and seeds, two runs side by side. Run it again to go on after any stop.
+
+    \b
+    harmony experiment experiments/smoke.toml                    a grid in seconds, on embedded images
+    harmony experiment experiments/main.toml --data-dir ~/data   hours: CIFAR in its binary layout lies there
+    harmony experiment experiments/main.toml --list              what is done, and what is left
+    harmony experiment experiments/main.toml --only HARMONY --seed 0
+
+    Every run has a folder; a finished one is never run twice, an unfinished one goes on from its last state, and
+    changed settings make another run. A run that fails is named, the others go on, and the exit code is 1.
+    """
+    require("train")
+    from harmony.bench.experiment import cells_of, choose, collect, load_grid, reopen, run_cells, write_experiment
+    from harmony.bench.host import Watch
+    from harmony.cli.output import print_json
+
+    grid = load_grid(file)
+    home = out or Path("runs/experiments") / grid.name
+    cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
+    if list_:
+        _list(cells, home, as_json)
+        return
+    if again:
+        reopen(cells, home)
+    watch = Watch()
+    with _progress(cells) as follow:
+        run_cells(cells, home, jobs=jobs, commit=watch.commit, data_dir=data_dir, on_event=follow)
+    outcome = collect(grid, home, watch)
+    target = results / f"experiment-{grid.name}.json"
+    write_experiment(target, outcome)
+    if as_json:
+        print_json(outcome.model_dump(mode="json"))
+    else:
+        _report(outcome, target)
+    chosen = {cell.folder for cell in cells}
+    if any(failed.folder in chosen for failed in outcome.failed):
+        raise typer.Exit(1)
+
+
+def _list(cells: Sequence[Cell], home: Path, as_json: bool) -> None:
+    from harmony.bench.experiment import standing
+    from harmony.cli.output import print_json, print_table
+
+    columns = ("method", "data", "split", "family", "seed", "rounds", "state")
+    rows = [
+        (cell.method, cell.data, cell.split, cell.family, cell.seed, cell.config.rounds, standing(cell, home))
+        for cell in cells
+    ]
+    if as_json:
+        print_json(
+            [
+                dict(zip(columns, row, strict=True)) | {"folder": cell.folder}
+                for cell, row in zip(cells, rows, strict=True)
+            ]
+        )
+    else:
+        print_table(f"{len(cells)} cells in {home}", columns, rows)
+
+
+@contextmanager
+def _progress(cells: Sequence[Cell]) -> Iterator[Callable[[Event], None]]:
+    """On stderr: all cells in rounds, so that the time left is known early; below, the runs that are going on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    unlike = {cell.folder: cell for cell in cells}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
+    display = Progress(*columns, console=Console(stderr=True), speed_estimate_period=900)
+    rounds = dict.fromkeys(unlike, 0)
+    ended: list[Event] = []
+    tasks: dict[str, TaskID] = {}
+
+    def follow(event: Event) -> None:
+        key = event.cell.folder
+        if event.progress is not None:
+            if key not in tasks:
+                tasks[key] = display.add_task(event.cell.label, total=event.progress.rounds, count="")
+            rounds[key] = event.progress.done
+            count = f"{event.progress.done}/{event.progress.rounds} rounds"
+            display.update(tasks[key], completed=event.progress.done, count=count)
+        else:
+            ended.append(event)
+            rounds[key] = event.cell.config.rounds
+            display.console.print(_line(event, len(ended), len(unlike)), highlight=False, soft_wrap=True)
+            if key in tasks:
+                display.remove_task(tasks.pop(key))
+        display.update(total, completed=sum(rounds.values()), count=f"{len(ended)}/{len(unlike)} cells")
+
+    with display:
+        total = display.add_task("all", total=sum(cell.config.rounds for cell in unlike.values()), count="")
+        yield follow
+
+
+def _line(event: Event, done: int, total: int) -> str:
+    head = f"{done}/{total} {event.cell.label}: "
+    if event.result is None:
+        return head + (event.error or "")
+    first, last = event.result.evaluation["mean"][0], event.result.evaluation["mean"][-1]
+    ends = ", ".join(f"{100 * one['overall']:.1f} % at ρ {one['rho']:g}" for one in (first, last))
+    return f"{head}{ends}, {event.result.cpu_seconds:.0f} s"
+
+
+def _report(outcome: ExperimentResult, target: Path) -> None:
+    from harmony.cli.output import print_table
+
+    for one in outcome.failed:
+        typer.echo(f"failed: {one.method}, {one.data}, {one.family}, seed {one.seed}: {one.error}", err=True)
+    rows: list[tuple[Any, ...]] = [
+        (one.method, one.data, one.family, one.seed, *_figures(one.evaluation)) for one in outcome.cells
+    ]
+    title = f"{target}: {len(outcome.cells)} of {outcome.planned} cells"
+    print_table(title, ("method", "data", "family", "seed", "ρ min", "ρ max", "c. OOD", "AUROC"), rows)
+
+
+def _figures(evaluation: dict[str, Any]) -> tuple[str, ...]:
+    from harmony.cli.output import percent
+
+    first, last = evaluation["mean"][0], evaluation["mean"][-1]
+    return tuple(map(percent, (first["overall"], last["overall"], last["server_ood"], evaluation["auroc"])))
