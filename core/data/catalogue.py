@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from harmony.core.cache import cache_dir
 from harmony.core.data import cifar, fashion, mini
 from harmony.core.data.bounded import LIMITS, Limits
-from harmony.core.data.cache import cache_dir
 from harmony.core.data.dataset import Dataset
 from harmony.core.data.download import Progress, fetch
 from harmony.core.data.folder import load_folder

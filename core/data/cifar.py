@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harmony.core.cache import CACHE_MEND
 from harmony.core.data.bounded import LIMITS, Limits, read, size_of
-from harmony.core.data.cache import CACHE_MEND
 from harmony.core.data.dataset import Dataset, check_labels, checked
 from harmony.core.errors import DataForeign
 from harmony.core.storage import write_atomically

@@ -13,7 +13,7 @@ from typing import IO
 import httpx2
 import stamina
 
-from harmony.core.data.cache import CACHE_MEND
+from harmony.core.cache import CACHE_MEND
 from harmony.core.data.sources import Source
 from harmony.core.errors import DownloadFailed
 from harmony.core.storage import storing
