@@ -47,11 +47,16 @@ def publish(results: Sequence[DemoResult], readme: Path) -> None:
     ConfigError if the file has not both marks, or the demos are not of one kind.
     """
     _require_alike(results)
-    head, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"has no '{BEGIN}' … '{END}'", where=readme, mend="put both marks where the figures belong")
-    write_atomically(readme, f"{head}{BEGIN}\n\n{block(results)}\n\n{END}{tail}".encode())
+    rewrite(readme, BEGIN, END, block(results))
+
+
+def rewrite(path: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of a file. ConfigError if it has not both."""
+    head, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ConfigError(f"has no '{begin}' … '{end}'", where=path, mend="put both marks where the figures belong")
+    write_atomically(path, f"{head}{begin}\n\n{text}\n\n{end}{tail}".encode())
 
 
 def _require_alike(results: Sequence[DemoResult]) -> None:

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 
 def experiment(
-    file: Annotated[Path, typer.Argument(metavar="GRID.toml", help="See experiments/ and docs/experiments.md.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="A grid (.toml); with --report, result files.")],
     *,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where runs are kept. Default: runs/experiments/NAME.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where runs are kept [runs/experiments/NAME], or the report [runs/experiments/report].",
+        ),
     ] = None,
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where experiment-NAME.json goes.")] = Path("results"),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes side by side.")] = 2,
@@ -29,6 +33,12 @@ def experiment(
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Evaluate finished cells anew; nothing is retrained.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the cells and how far each is, and stop.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write tables and plots of result files; nothing is run.")
+    ] = False,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="With --report: also into docs/results.md and README.md.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Run a grid of methods, data, families and seeds, two runs side by side. Run it again to go on after any stop.
@@ -38,16 +48,21 @@ def experiment(
     harmony experiment experiments/main.toml --data-dir ~/data   hours: CIFAR in its binary layout lies there
     harmony experiment experiments/main.toml --list              what is done, and what is left
     harmony experiment experiments/main.toml --only HARMONY --seed 0
+    harmony experiment --report results/experiment-*.json        tables and plots
+    harmony experiment --report --publish results/experiment-*.json
 
     Every run has a folder; a finished one is never run twice, an unfinished one goes on from its last state, and
     changed settings make another run. A run that fails is named, the others go on, and the exit code is 1.
     """
+    if report:
+        _write_report(files, out or Path("runs/experiments/report"), publish)
+        return
     require("train")
     from harmony.bench.experiment import cells_of, choose, collect, load_grid, reopen, run_cells, write_experiment
     from harmony.bench.host import Watch
     from harmony.cli.output import print_json
 
-    grid = load_grid(file)
+    grid = load_grid(_one(files, publish))
     home = out or Path("runs/experiments") / grid.name
     cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
     if list_:
@@ -64,10 +79,34 @@ def experiment(
     if as_json:
         print_json(outcome.model_dump(mode="json"))
     else:
-        _report(outcome, target)
+        _print(outcome, target)
     chosen = {cell.folder for cell in cells}
     if any(failed.folder in chosen for failed in outcome.failed):
         raise typer.Exit(1)
+
+
+def _one(files: Sequence[Path], publish: bool) -> Path:
+    from harmony.core.errors import ConfigError
+
+    if len(files) > 1:
+        raise ConfigError("one grid at a time", where=files[1], mend="leave the others away, or add --report")
+    if publish:
+        raise ConfigError("publishes result files", where="--publish", mend="add --report, and name the files")
+    return files[0]
+
+
+def _write_report(files: Sequence[Path], folder: Path, publish: bool) -> None:
+    require("train", "bench")
+    from harmony.bench.experiment.published import publish as publish_all
+    from harmony.bench.experiment.published import save_report
+    from harmony.bench.experiment.results import ExperimentResult
+    from harmony.bench.result_files import read_result
+
+    results = [read_result(path, ExperimentResult) for path in files]
+    if publish:
+        publish_all(results, Path("docs/results.md"), Path("README.md"))
+    save_report(results, folder)
+    typer.echo(f"report: {folder / 'report.md'}")
 
 
 def _list(cells: Sequence[Cell], home: Path, as_json: bool) -> None:
@@ -133,7 +172,7 @@ def _line(event: Event, done: int, total: int) -> str:
     return f"{head}{ends}, {event.result.cpu_seconds:.0f} s"
 
 
-def _report(outcome: ExperimentResult, target: Path) -> None:
+def _print(outcome: ExperimentResult, target: Path) -> None:
     from harmony.cli.output import print_table
 
     for one in outcome.failed:

@@ -31,7 +31,7 @@ from harmony.train.similarity import linear_cka, mean_roc, principal_plane, prob
 BATCH = 250
 PER_ARCHITECTURE = 2
 """Clients of each architecture whose features are compared."""
-CKA_IMAGES, GATE_IMAGES, SCATTER_POINTS = 500, 400, 480
+CKA_IMAGES, GATE_IMAGES, SCATTER_POINTS = 500, 16_000, 480
 
 
 class Midway(Frozen):
@@ -200,13 +200,16 @@ def diagnose(checkpoint: Path, dataset: Dataset) -> Diagnosis:
     """The architectures of a checkpoint, and its clients' gates."""
     manifest = open_checkpoint(checkpoint)
     clients = compared_clients([str(record.architecture) for record in manifest.clients])
-    return _diagnosis(list(subjects_of(checkpoint, clients)), dataset, _gate(checkpoint, dataset))
+    return _diagnosis(
+        list(subjects_of(checkpoint, clients)), dataset, _gate(checkpoint, dataset, len(manifest.clients))
+    )
 
 
-def _gate(checkpoint: Path, dataset: Dataset) -> tuple[tuple[float, float], ...]:
+def _gate(checkpoint: Path, dataset: Dataset, clients: int) -> tuple[tuple[float, float], ...]:
     scores: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
+    each = GATE_IMAGES // (2 * clients)
     for subject in subjects_of(checkpoint):
-        inside, outside = mixed_images(dataset, subject.classes.own, GATE_IMAGES)
+        inside, outside = mixed_images(dataset, subject.classes.own, each)
         gate = see(subject, dataset.x_test[np.concatenate([inside, outside])]).gate
         if gate is not None and len(outside):
             scores[0].append(gate[: len(inside)])

@@ -35,7 +35,7 @@ from harmony.train.method import Trained
 from harmony.train.state import latest_state
 
 RUN, DIARY, RESULT, ERROR = "run", "diary.json", "cell.json", "error.json"
-ENDS_KEPT = ("client", "architecture", "auroc", "fpr95")
+CLIENT_COLUMNS, CURVE_COLUMNS = ("architecture", "auroc"), ("overall", "id", "ood", "server_ood")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -245,13 +245,13 @@ def _judge(cell: Cell, checkpoint: Path, dataset: Dataset, diary: Diary, commit:
 
 
 def _compact(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation; of every client the ends of its curve, which is all that tables and plots show of it."""
+    """The evaluation; of the clients only what tables and plots show, in columns."""
     whole = evaluation.model_dump(mode="json")
-    clients = [
-        {name: one[name] for name in ENDS_KEPT} | {"ends": [one["curve"][0], one["curve"][-1]]}
-        for one in whole["clients"]
-    ]
-    return whole | {"clients": clients}
+    rows = whole["clients"]
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in CLIENT_COLUMNS}
+    for end, at in (("first", 0), ("last", -1)):
+        columns[end] = {name: [row["curve"][at][name] for row in rows] for name in CURVE_COLUMNS}
+    return whole | {"clients": columns}
 
 
 def _json(model: BaseModel) -> bytes:

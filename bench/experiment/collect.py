@@ -10,6 +10,7 @@ from harmony.bench.experiment.cell import finished, noted_error
 from harmony.bench.experiment.grid import Grid, cells_of
 from harmony.bench.experiment.results import CellResult, ExperimentResult, FailedCell, rounded
 from harmony.bench.host import Watch
+from harmony.core.errors import HarmonyError
 from harmony.core.sealed import write_atomically
 from harmony.train.diagnose import Diagnosis
 
@@ -23,9 +24,13 @@ def collect(grid: Grid, home: Path, watch: Watch) -> ExperimentResult:
     plan = cells_of(grid)
     for cell in plan:
         folder = home / cell.folder
-        if (result := finished(cell, folder)) is not None:
+        try:
+            result, error = finished(cell, folder), noted_error(folder)
+        except HarmonyError as damage:
+            result, error = None, f"{type(damage).__name__}: {damage}"
+        if result is not None:
             cells.append(_slim(result, grid))
-        elif (error := noted_error(folder)) is not None:
+        elif error is not None:
             names = {"data": cell.data, "split": cell.split, "family": cell.family, "method": cell.method}
             failed.append(FailedCell(**names, seed=cell.seed, folder=cell.folder, error=error))
     return ExperimentResult(

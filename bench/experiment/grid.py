@@ -59,19 +59,29 @@ class MethodChoice(Choice):
         return data in (self.only_data or (data,)) and family in (self.only_families or (family,))
 
 
+class Published(Table):
+    """Accuracies at ρ = 0 that somebody else reports, in %, by the name of the data entry that they stand beside."""
+
+    name: Name
+    source: Text
+    accuracy: dict[Name, Annotated[float, Field(ge=0, le=100)]]
+
+
 _ALL = Choice(name="all")
 
 
 class Grid(Table):
     """The whole file.
 
-    name: of the result file; title, about: of the report; evaluate_every: rounds between two looks at the models, on
-    about `look_images` test images in all; diagnose: whether to compare the architectures' features before and after.
+    name: of the result file; title, about: of the report; headline: whether its table stands in the README;
+    evaluate_every: rounds between two looks at the models, on about `look_images` test images in all; diagnose:
+    whether to compare the architectures' features before and after; published: figures of others to show beside ours.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     title: Text
     about: Text = ""
+    headline: bool = False
     seeds: Annotated[tuple[Seed, ...], _Listed]
     rhos: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], _Listed] = RHOS
     evaluate_every: Annotated[int, Field(ge=1)] = 10
@@ -82,6 +92,7 @@ class Grid(Table):
     splits: Annotated[tuple[Choice, ...], _Listed] = (_ALL,)
     families: Annotated[tuple[Choice, ...], _Listed] = (_ALL,)
     methods: Annotated[tuple[MethodChoice, ...], _Listed]
+    published: Annotated[tuple[Published, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -95,6 +106,8 @@ class Grid(Table):
             _known(f"methods '{method.name}': only_data", method.only_data, self.data)
             _known(f"methods '{method.name}': for_data", tuple(method.for_data), self.data)
             _known(f"methods '{method.name}': only_families", method.only_families, self.families)
+        for other in self.published:
+            _known(f"published '{other.name}': accuracy", tuple(other.accuracy), self.data)
         return self
 
 

@@ -18,10 +18,11 @@ DIGITS = 5
 class CellResult(Frozen):
     """One finished training run.
 
-    evaluation: what `harmony evaluate --json` gives, but of every client only the two ends of its curve; losses: by
-    term and round, means over clients; midway: looks at the models between rounds; before, after: features of the
-    architectures compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; commits: of the code
-    that trained it (several, if it was resumed under another), and last of the code that evaluated it.
+    evaluation: what `harmony evaluate --json` gives, but `clients` are a few columns, with the values of one client
+    after the other: architecture, auroc, and some accuracies at the first and the last ρ; losses: by term and round,
+    means over clients; midway: looks at the models between rounds; before, after: features of the architectures
+    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; commits: of the code that trained it
+    (several, if it was resumed under another), and last of the code that evaluated it.
     """
 
     data: str

@@ -1,0 +1,169 @@
+"""What is published of experiments: a report folder, docs/results.md, the README's tables; from result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harmony.bench.experiment.plots import plot_names, save_plots
+from harmony.bench.experiment.results import ExperimentResult
+from harmony.bench.experiment.summary import places
+from harmony.bench.experiment.tables import (
+    Table,
+    ablation,
+    accuracy,
+    beside_published,
+    gaps,
+    over_rho,
+    representation,
+    to_csv,
+)
+from harmony.bench.published import rewrite
+from harmony.core.errors import ConfigError
+from harmony.core.storage import storing
+
+BEGIN = "<!-- experiments: begin (written by `harmony experiment --report --publish`) -->"
+END = "<!-- experiments: end -->"
+HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "oracle", "auroc")
+CAPTIONS = {
+    "rho": "Accuracy of device and cloud together over ρ; a band is one standard deviation over the seeds.",
+    "rounds": "The cloud on classes that the client does not hold, by round, on a part of the test images, "
+    "before the clients personalise.",
+    "clients": "Accuracy of every client at the largest ρ, sorted.",
+    "gate": "The gate at exit 2: own classes kept against other classes kept, mean over clients at ρ = 1.",
+    "cka": "CKA between architectures on the same images: at the cut (light) and in the cloud (dark), after training; "
+    "the black mark is before it.",
+    "features": "The cloud's embeddings on their principal plane, first seed.",
+}
+READING = """\
+All figures are %, mean ± standard deviation over the seeds, of the last round. ρ is the number of images of other
+classes for each image of an own class. `worst 10 %` is the mean over the worst tenth of the clients; `device, own` and
+`cloud, own` are the device's and the cloud's accuracy on the client's own classes, `cloud, other` the cloud's on all
+other classes; `perfect routing` keeps own classes and sends the rest; AUROC and FPR95 are the gate's; `sent` is the
+share that went to the cloud; `CPU s` is the time of training on one thread. Bold is the best of HARMONY and its rivals;
+a reference has what they lack."""
+
+
+def save_report(results: Sequence[ExperimentResult], folder: Path) -> None:
+    """Write report.md, and for each result its CSV and its plots, into `folder`. StorageError if the disk refuses."""
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            (folder / f"{result.grid.name}.csv").write_text(to_csv(result), encoding="utf-8")
+            save_plots(result, folder)
+        parts = [section(result, plot_names(result), "") for result in results]
+        (folder / "report.md").write_text("\n\n".join(["# Experiments", READING, *parts]) + "\n", encoding="utf-8")
+
+
+def publish(results: Sequence[ExperimentResult], page: Path, readme: Path) -> None:
+    """Rewrite the block of docs/results.md with its plots beside it, and the README's.
+
+    ConfigError if a cell was trained by code that no commit holds, or a file has not both marks.
+    """
+    for result in results:
+        require_committed(result)
+    plots = page.with_suffix("")
+    with storing(plots):
+        plots.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            save_plots(result, plots, kinds=("svg",))
+    rewrite(page, BEGIN, END, page_block(results, plots.name))
+    rewrite(readme, BEGIN, END, readme_block(results, page))
+
+
+def require_committed(result: ExperimentResult) -> None:
+    """ConfigError unless every cell was trained and evaluated by committed code."""
+    for cell in result.cells:
+        for commit in cell.commits:
+            if commit is None or commit.endswith("+"):
+                problem = f"was run by code that is in no commit ({commit or 'no checkout'})"
+                raise ConfigError(problem, where=result.grid.name, field=cell.folder, mend="commit, then run it anew")
+
+
+def page_block(results: Sequence[ExperimentResult], plots: str) -> str:
+    """The Markdown between the marks of docs/results.md."""
+    return "\n\n".join([READING, *(section(result, plot_names(result), f"{plots}/") for result in results)])
+
+
+def readme_block(results: Sequence[ExperimentResult], page: Path) -> str:
+    """The Markdown between the marks of the README: the headline grids, one table a place."""
+    parts = []
+    for result in results:
+        if result.grid.headline:
+            tables = [accuracy(result, place, HEADLINE) for place in places(result)]
+            parts += [f"## {result.grid.title}", *map(_with_title, tables), _provenance(result)]
+    link = f"Every table, plot and setting: [{page.parent.name}/{page.name}]({page.parent.name}/{page.name})."
+    return "\n\n".join([*parts, link])
+
+
+def section(result: ExperimentResult, plots: Sequence[str], folder: str) -> str:
+    """One result as Markdown: what was run, tables, plots, what is missing, where it was measured."""
+    grid = result.grid
+    parts = [f"## {grid.title}", grid.about, _settings(result), *_tables(result)]
+    for name in plots:
+        caption = CAPTIONS[name.removeprefix(f"{grid.name}-")]
+        parts.append(f"![{caption}]({folder}{name}.svg)\n\n{caption}")
+    return "\n\n".join(part for part in [*parts, _missing(result), _provenance(result)] if part)
+
+
+def _tables(result: ExperimentResult) -> Iterator[str]:
+    spots = places(result)
+    if (beside := beside_published(result)) is not None:
+        yield _with_title(beside)
+        yield "\n".join(f"{other.name}: {other.source}." for other in result.grid.published)
+    for place in spots:
+        yield _with_title(accuracy(result, place))
+        if len(set(result.grid.rhos)) > 1:
+            yield over_rho(result, place).markdown()
+    if (gap := gaps(result)) is not None:
+        yield f"Against the best rival, in points:\n\n{gap.markdown()}"
+    lost = [table for place in spots if (table := ablation(result, place)) is not None]
+    if lost:
+        yield "Against the whole method, in points, paired by seed:"
+        yield from map(_with_title, lost)
+    alike = [table for place in spots if (table := representation(result, place)) is not None]
+    if alike:
+        yield (
+            "Architectures on the same images: CKA of their features at the cut and of the cloud's embeddings (1: "
+            "alike), and how often a linear probe tells from the cloud's embedding which architecture made it:"
+        )
+        yield from map(_with_title, alike)
+
+
+def _with_title(table: Table) -> str:
+    return f"### {table.title}\n\n{table.markdown()}" if table.title else table.markdown()
+
+
+def _settings(result: ExperimentResult) -> str:
+    lines = []
+    for place in places(result):
+        cell = next(cell for cell in result.cells if (cell.data, cell.split, cell.family) == place)
+        lines.append(f"- {place.label}: {_budget(cell.config)}")
+    return "\n".join(lines)
+
+
+def _budget(config: dict[str, Any]) -> str:
+    split = {name: value for name, value in config["partition"].items() if name not in {"kind", "clients"} and value}
+    dealt = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in split.items())
+    rounds = f"{config['rounds']} rounds of {config['steps']} steps of {config['batch']} images a client"
+    kinds = ", ".join(config["architectures"])
+    return f"{config['partition']['clients']} clients by {config['partition']['kind']} ({dealt}); {rounds}; {kinds}"
+
+
+def _missing(result: ExperimentResult) -> str:
+    lines = [f"- {one.method}, {one.data}, {one.family}, seed {one.seed}: {one.error}" for one in result.failed]
+    absent = result.planned - len(result.cells) - len(result.failed)
+    if absent:
+        lines.append(f"- {absent} of {result.planned} runs were not made")
+    return "\n".join(["Missing:", "", *lines]) if lines else ""
+
+
+def _provenance(result: ExperimentResult) -> str:
+    commits = sorted({commit or "no commit" for cell in result.cells for commit in cell.commits})
+    torch = sorted({cell.torch_version for cell in result.cells})
+    seeds = ", ".join(map(str, result.grid.seeds))
+    return (
+        f"Seeds {seeds}; {len(result.cells)} runs; {result.host.cpu}, {result.host.cores} cores; torch "
+        f"{', '.join(torch)}; commit {', '.join(commits)}; `harmony experiment experiments/{result.grid.name}.toml`."
+    )
