@@ -7,7 +7,7 @@ setting (say, the share held out) does not reshuffle another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from harmony.core.spec import Frozen
 Indices = NDArray[np.int64]
 _Clients = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 _Count = Annotated[int, Field(ge=1, strict=True)]
-_ASSIGN, _HOLD_OUT = 0, 1  # the streams of a seed
+_ASSIGN, _HOLD_OUT, _TEST = 0, 1, 2  # the streams of a seed
 _DRAWS, _DEALS = 200, 16
 
 
@@ -72,13 +72,14 @@ def partition_spec(fields: Mapping[str, Any]) -> Shards | Dirichlet | ClassesPer
 class ClientSplit:
     """One client's images, as ascending indices into the training set.
 
-    train: (n,) to learn from; holdout: (m,) kept apart for calibration, disjoint from train; own: labels held,
-    ascending (the client's in-distribution classes).
+    train: (n,) to learn from; holdout: (m,) kept apart for calibration; test: (t,) kept apart to judge it, none unless
+    asked for; the three are disjoint. own: labels held, ascending (the client's in-distribution classes).
     """
 
     train: Indices
     holdout: Indices
     own: tuple[int, ...]
+    test: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def partition(
@@ -88,19 +89,22 @@ def partition(
     classes: int,
     seed: int,
     holdout: float = 0.1,
+    test: float = 0.0,
 ) -> tuple[ClientSplit, ...]:
     """Share images out among clients: disjoint, nobody empty, the same for the same seed.
 
-    labels: (n,) in 0 … classes − 1; holdout: share of each client's images of each class that is kept apart, at
-    least one image where there are two. ConfigError where the images do not suffice.
+    labels: (n,) in 0 … classes − 1; test: share of each client's images of each class that is kept apart to judge it,
+    at least one where there are two; holdout: the same of the rest, for calibration. ConfigError where the images do
+    not suffice.
     """
     known: Indices = np.asarray(labels, dtype=np.int64)
     if known.ndim != 1 or (known.size and not 0 <= known.min() <= known.max() < classes):
         raise ConfigError(f"labels must be one row of numbers in 0 … {classes - 1}", where="partition")
     if seed < 0:
         raise ConfigError(f"{seed} is negative", where="seed", mend="use 0 or more")
-    if not 0 <= holdout < 1:
-        raise ConfigError(f"{holdout} is not a share", where="holdout", mend="use 0 or more, and less than 1")
+    for name, share in (("holdout", holdout), ("test", test)):
+        if not 0 <= share < 1:
+            raise ConfigError(f"{share} is not a share", where=name, mend="use 0 or more, and less than 1")
     random = np.random.default_rng((seed, _ASSIGN))
     if isinstance(spec, Shards):
         shares = _shards(known, spec, random)
@@ -108,7 +112,7 @@ def partition(
         shares = _dirichlet(known, spec, classes, random)
     else:
         shares = _classes(known, spec, classes, random)
-    return tuple(_hold_out(share, known, holdout, (seed, _HOLD_OUT, client)) for client, share in enumerate(shares))
+    return tuple(_split(share, known, (holdout, test), seed, client) for client, share in enumerate(shares))
 
 
 def _shards(labels: Indices, spec: Shards, random: np.random.Generator) -> list[Indices]:
@@ -202,17 +206,26 @@ def _deal(clients: int, each: int, classes: int, random: np.random.Generator) ->
     return held
 
 
-def _hold_out(share: Indices, labels: Indices, holdout: float, stream: tuple[int, ...]) -> ClientSplit:
-    """Keep `holdout` of each class apart: at least one image if there are two, and never the last one."""
+def _split(share: Indices, labels: Indices, apart: tuple[float, float], seed: int, client: int) -> ClientSplit:
+    holdout, test = apart
+    rest, judged = (share, share[:0]) if test == 0 else _keep_apart(share, labels, test, (seed, _TEST, client))
+    if test and not len(judged):
+        mend = "use fewer clients, or a larger min_samples"
+        raise ConfigError(f"client {client} has one image a class, none to test with", where="partition", mend=mend)
+    train, held = _keep_apart(rest, labels, holdout, (seed, _HOLD_OUT, client))
+    return ClientSplit(train, held, tuple(map(int, np.unique(labels[share]))), judged)
+
+
+def _keep_apart(share: Indices, labels: Indices, portion: float, stream: tuple[int, ...]) -> tuple[Indices, Indices]:
+    """(the rest, `portion` of each class): at least one image if there are two, and never the last one."""
     random = np.random.default_rng(stream)
-    own = np.unique(labels[share])
-    train, apart = [], []
-    for label in own:
+    rest, apart = [], []
+    for label in np.unique(labels[share]):
         images = random.permutation(np.sort(share[labels[share] == label]))
-        count = 0 if holdout == 0 else min(max(1, round(holdout * len(images))), len(images) - 1)
+        count = 0 if portion == 0 else min(max(1, round(portion * len(images))), len(images) - 1)
         apart.append(images[:count])
-        train.append(images[count:])
-    return ClientSplit(np.sort(np.concatenate(train)), np.sort(np.concatenate(apart)), tuple(map(int, own)))
+        rest.append(images[count:])
+    return np.sort(np.concatenate(rest)), np.sort(np.concatenate(apart))
 
 
 @dataclass(frozen=True)

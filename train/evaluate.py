@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
+from harmony.core.config import make_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
 from harmony.core.mix import RHOS, TestMix, test_mix
@@ -17,6 +18,7 @@ from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import score
 from harmony.core.spec import Frozen
 from harmony.train.models import load_back_end, load_front_end
+from harmony.train.test_images import test_images
 
 BATCH = 250
 
@@ -81,12 +83,15 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint folder on the data set's test images. ContractMismatch if they are not of its kind."""
     manifest = open_checkpoint(checkpoint)
-    _check_kind(manifest, dataset, checkpoint)
+    config = make_config(manifest.config, where=checkpoint)
+    _check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
+    tests = test_images(config, dataset)
     clients = []
     for record in manifest.clients:
-        mixes = {rho: test_mix(dataset.y_test, record.classes.own, rho, seed) for rho in sorted(rhos)}
-        widest = mixes[max(rhos)].indices
-        verdict = _Verdict(checkpoint, manifest, record, dataset.x_test[widest], dataset.y_test[widest])
+        rows = tests.of(record.index)
+        mixes = {rho: test_mix(tests.y[rows], record.classes.own, rho, seed) for rho in sorted(rhos)}
+        widest = rows[mixes[max(rhos)].indices]
+        verdict = _Verdict(checkpoint, manifest, record, tests.x[widest], tests.y[widest])
         clients.append(_client(record, verdict, mixes))
         on_client(len(clients), len(manifest.clients))
     curves = [one.curve for one in clients]
@@ -104,12 +109,15 @@ def evaluate(
     )
 
 
-def _check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path) -> None:
+def _check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, own_test: bool) -> None:
     here, there = dataset.image_spec(), manifest.image
     if (here.height, here.width, here.channels, here.dtype) != (there.height, there.width, there.channels, there.dtype):
         raise ContractMismatch(f"the run was trained on {there} images, {dataset.name} has {here}", where=where)
     if dataset.class_names != manifest.clients[0].classes.names:
         raise ContractMismatch(f"the run's classes are not those of {dataset.name}", where=where)
+    if own_test and dataset.name != manifest.dataset:
+        problem = f"the run's clients are judged by images of their own, which {dataset.name} has not"
+        raise ContractMismatch(problem, where=where, mend=f"evaluate it on {manifest.dataset}")
 
 
 def _client(record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix]) -> ClientEvaluation:

@@ -17,6 +17,7 @@ from harmony.core.models import feature_spec
 from harmony.core.partition import partition
 from harmony.core.preprocess import Preprocessor
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
+from harmony.train.test_images import merge
 
 # The first word of every random stream: one stream a purpose, so that adding a draw to one never moves another.
 BATCHES, ROTATION, TOKENS, HEADS = range(4)
@@ -94,9 +95,10 @@ class Federation:
 
 def federation(config: TrainConfig, dataset: Dataset) -> Federation:
     """Deal images and architectures to the clients, by the config's seed."""
-    classes = dataset.classes
+    classes, image, share = dataset.classes, dataset.image_spec(), config.data.own_test
+    dataset = merge(dataset) if share else dataset
     splits = partition(
-        dataset.y_train, config.partition, classes=classes, seed=config.seed, holdout=config.data.holdout
+        dataset.y_train, config.partition, classes=classes, seed=config.seed, holdout=config.data.holdout, test=share
     )
     # The key that the clients share and the cloud never gets: here a permutation drawn from the run's seed.
     tokens = tuple(int(token) for token in stream(config.seed, TOKENS).permutation(classes))
@@ -111,5 +113,4 @@ def federation(config: TrainConfig, dataset: Dataset) -> Federation:
         )
         for index, split in enumerate(splits)
     )
-    image = dataset.image_spec()
     return Federation(config, dataset, clients, image, feature_spec(image))
