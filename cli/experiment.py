@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -167,25 +167,19 @@ def _line(event: Event, done: int, total: int) -> str:
     head = f"{done}/{total} {event.cell.label}: "
     if event.result is None:
         return head + (event.error or "")
-    first, last = event.result.evaluation["mean"][0], event.result.evaluation["mean"][-1]
-    ends = ", ".join(f"{100 * one['overall']:.1f} % at ρ {one['rho']:g}" for one in (first, last))
+    curve = {one["rho"]: one["overall"] for one in event.result.evaluation["mean"]}
+    ends = ", ".join(f"{100 * curve[rho]:.1f} % at ρ {rho:g}" for rho in sorted({min(curve), max(curve)}))
     return f"{head}{ends}, {event.result.cpu_seconds:.0f} s"
 
 
 def _print(outcome: ExperimentResult, target: Path) -> None:
+    from harmony.bench.experiment.summary import places
+    from harmony.bench.experiment.tables import accuracy
     from harmony.cli.output import print_table
 
     for one in outcome.failed:
         typer.echo(f"failed: {one.method}, {one.data}, {one.family}, seed {one.seed}: {one.error}", err=True)
-    rows: list[tuple[Any, ...]] = [
-        (one.method, one.data, one.family, one.seed, *_figures(one.evaluation)) for one in outcome.cells
-    ]
-    title = f"{target}: {len(outcome.cells)} of {outcome.planned} cells"
-    print_table(title, ("method", "data", "family", "seed", "ρ min", "ρ max", "c. OOD", "AUROC"), rows)
-
-
-def _figures(evaluation: dict[str, Any]) -> tuple[str, ...]:
-    from harmony.cli.output import percent
-
-    first, last = evaluation["mean"][0], evaluation["mean"][-1]
-    return tuple(map(percent, (first["overall"], last["overall"], last["server_ood"], evaluation["auroc"])))
+    for place in places(outcome):
+        title, columns, rows = accuracy(outcome, place, ("low", "high", "server_ood", "auroc"))
+        print_table(title, columns, [[text.replace("**", "") for text in row] for row in rows])
+    typer.echo(f"{target}: {len(outcome.cells)} of {outcome.planned} cells")

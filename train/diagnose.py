@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from harmony.core.checkpoint import open_checkpoint
-from harmony.core.data import Dataset
 from harmony.core.mix import test_mix
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.core.preprocess import Preprocessor
@@ -27,6 +26,7 @@ from harmony.train.federation import Federation
 from harmony.train.method import Trained
 from harmony.train.models import load_back_end, load_front_end
 from harmony.train.similarity import linear_cka, mean_roc, principal_plane, probe
+from harmony.train.test_images import TestImages
 
 BATCH = 250
 PER_ARCHITECTURE = 2
@@ -83,6 +83,7 @@ class Diagnosis(Frozen):
 class Subject:
     """One client's networks. columns: those of the personal head that belong to the client's own classes, in order."""
 
+    client: int
     architecture: str
     classes: ClassMap
     image: ImageSpec
@@ -118,7 +119,7 @@ def subjects_between(trained: Trained, members: Federation, clients: Sequence[in
         _fill(front_end, tensors)
         _fill(back_end, trained.back_ends.get(index, trained.back_end))
         columns = client.classes.own_tokens  # during training the rows of heads are tokens
-        yield Subject(str(client.architecture), client.classes, members.image, front_end, back_end, columns)
+        yield Subject(index, str(client.architecture), client.classes, members.image, front_end, back_end, columns)
 
 
 def _fill(module: FrontEnd | BackEnd, tensors: dict[str, NDArray[Any]]) -> None:
@@ -131,6 +132,7 @@ def subjects_of(checkpoint: Path, clients: Sequence[int] | None = None) -> Itera
     for record in manifest.clients:
         if clients is None or record.index in clients:
             yield Subject(
+                record.index,
                 str(record.architecture),
                 record.classes,
                 manifest.image,
@@ -161,25 +163,25 @@ def see(subject: Subject, images: NDArray[Any]) -> Seen:
     return Seen(feature, embedded, client, server, None if subject.gate_score is None else gates)
 
 
-def midway(done: int, trained: Trained, members: Federation, images: int) -> Midway:
+def midway(done: int, trained: Trained, members: Federation, tests: TestImages, images: int) -> Midway:
     """How the models do after `done` rounds, on about `images` test images over all clients together."""
     each = max(8, images // (2 * len(members.clients)))
     right = []
     for subject in subjects_between(trained, members):
-        inside, outside = mixed_images(members.dataset, subject.classes.own, each)
-        seen = see(subject, members.dataset.x_test[np.concatenate([inside, outside])])
-        truth = members.dataset.y_test[np.concatenate([inside, outside])]
-        client, server = seen.client == truth, seen.server == truth
-        n = len(inside)
+        inside, outside = _mixed(tests, subject, each)
+        rows = np.concatenate([inside, outside])
+        seen, n = see(subject, tests.x[rows]), len(inside)
+        client, server = seen.client == tests.y[rows], seen.server == tests.y[rows]
         right.append((client[:n].mean(), server[:n].mean(), server[n:].mean() if len(outside) else np.nan))
     client_id, server_id, server_ood = np.nanmean(np.asarray(right), 0)
     return Midway(round=done, client_id=client_id, server_id=server_id, server_ood=server_ood)
 
 
-def mixed_images(dataset: Dataset, own: Sequence[int], each: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Up to `each` test images of the own classes and as many of the others, balanced over classes, as indices."""
-    mix = test_mix(dataset.y_test, own, 1.0, 0)
-    return mix.indices[mix.is_id][:each], mix.indices[~mix.is_id][:each]
+def _mixed(tests: TestImages, subject: Subject, each: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Up to `each` test images of a client's own classes and as many of the others, as indices."""
+    rows = tests.of(subject.client)
+    mix = test_mix(tests.y[rows], subject.classes.own, 1.0, 0)
+    return rows[mix.indices[mix.is_id][:each]], rows[mix.indices[~mix.is_id][:each]]
 
 
 def compared_clients(architectures: Sequence[str]) -> list[int]:
@@ -190,27 +192,28 @@ def compared_clients(architectures: Sequence[str]) -> list[int]:
     return [index for ids in chosen.values() for index in ids[:PER_ARCHITECTURE]]
 
 
-def diagnose_between(trained: Trained, members: Federation) -> Diagnosis:
+def diagnose_between(trained: Trained, members: Federation, tests: TestImages) -> Diagnosis:
     """The architectures of a run that goes on."""
     clients = compared_clients([str(client.architecture) for client in members.clients])
-    return _diagnosis(list(subjects_between(trained, members, clients)), members.dataset, ())
+    return _diagnosis(list(subjects_between(trained, members, clients)), tests, ())
 
 
-def diagnose(checkpoint: Path, dataset: Dataset) -> Diagnosis:
+def diagnose(checkpoint: Path, tests: TestImages) -> Diagnosis:
     """The architectures of a checkpoint, and its clients' gates."""
     manifest = open_checkpoint(checkpoint)
     clients = compared_clients([str(record.architecture) for record in manifest.clients])
     return _diagnosis(
-        list(subjects_of(checkpoint, clients)), dataset, _gate(checkpoint, dataset, len(manifest.clients))
+        list(subjects_of(checkpoint, clients)),
+        tests,
+        _gate(checkpoint, tests, GATE_IMAGES // (2 * len(manifest.clients))),
     )
 
 
-def _gate(checkpoint: Path, dataset: Dataset, clients: int) -> tuple[tuple[float, float], ...]:
+def _gate(checkpoint: Path, tests: TestImages, each: int) -> tuple[tuple[float, float], ...]:
     scores: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
-    each = GATE_IMAGES // (2 * clients)
     for subject in subjects_of(checkpoint):
-        inside, outside = mixed_images(dataset, subject.classes.own, each)
-        gate = see(subject, dataset.x_test[np.concatenate([inside, outside])]).gate
+        inside, outside = _mixed(tests, subject, each)
+        gate = see(subject, tests.x[np.concatenate([inside, outside])]).gate
         if gate is not None and len(outside):
             scores[0].append(gate[: len(inside)])
             scores[1].append(gate[len(inside) :])
@@ -218,9 +221,9 @@ def _gate(checkpoint: Path, dataset: Dataset, clients: int) -> tuple[tuple[float
     return tuple((float(false), float(true)) for false, true in points)
 
 
-def _diagnosis(subjects: Sequence[Subject], dataset: Dataset, gate: tuple[tuple[float, float], ...]) -> Diagnosis:
-    rows = balanced(dataset.y_test, CKA_IMAGES)
-    seen = [see(subject, dataset.x_test[rows]) for subject in subjects]
+def _diagnosis(subjects: Sequence[Subject], tests: TestImages, gate: tuple[tuple[float, float], ...]) -> Diagnosis:
+    rows = tests.all[_balanced(tests.y[tests.all], CKA_IMAGES)]
+    seen = [see(subject, tests.x[rows]) for subject in subjects]
     names = tuple(dict.fromkeys(subject.architecture for subject in subjects))
     pairs = _pairs(names, [subject.architecture for subject in subjects], seen)
     first = [seen[[subject.architecture for subject in subjects].index(name)] for name in names]
@@ -231,7 +234,7 @@ def _diagnosis(subjects: Sequence[Subject], dataset: Dataset, gate: tuple[tuple[
         probe=probe(np.stack([one.embedding for one in first])) if pairs else None,
         chance=1 / len(names) if pairs else None,
         gate=gate,
-        scatter=_scatter(names, first, dataset.y_test[rows]),
+        scatter=_scatter(names, first, tests.y[rows]),
     )
 
 
@@ -259,7 +262,7 @@ def _scatter(names: tuple[str, ...], seen: Sequence[Seen], labels: NDArray[np.in
     )
 
 
-def balanced(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def _balanced(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Up to `count` indices, class by class in turn: every prefix is balanced as far as the images last."""
     rank = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):

@@ -33,6 +33,7 @@ from harmony.train.diagnose import Diagnosis, Midway, diagnose, diagnose_between
 from harmony.train.federation import Federation
 from harmony.train.method import Trained
 from harmony.train.state import latest_state
+from harmony.train.test_images import TestImages, test_images
 
 RUN, DIARY, RESULT, ERROR = "run", "diary.json", "cell.json", "error.json"
 CLIENT_COLUMNS, CURVE_COLUMNS = ("architecture", "auroc"), ("overall", "id", "ood", "server_ood")
@@ -68,13 +69,14 @@ def run_cell(
         if (done := finished(cell, folder)) is not None:
             return done
         dataset = _images(cell.config.data.name, data_dir or _folder_of(cell))
-        writer = _Writer(cell, folder / DIARY, commit)
+        tests = test_images(cell.config, dataset)
+        writer = _Writer(cell, folder / DIARY, tests, commit)
         run = folder / RUN
         look = Look(cell.evaluate_every, writer.look)
         checkpoint = train(
             cell.config, run, resume=run.exists(), dataset=dataset, on_progress=writer.follow(on_progress), look=look
         )
-        result = _judge(cell, checkpoint, dataset, writer.finish(run), commit)
+        result = _judge(cell, checkpoint, dataset, tests, writer.finish(run), commit)
         write_atomically(folder / RESULT, _json(result))
         (folder / ERROR).unlink(missing_ok=True)
         shutil.rmtree(run / "state", ignore_errors=True)
@@ -153,8 +155,8 @@ def _folder_of(cell: Cell) -> Path | None:
 class _Writer:
     """Keeps the diary. What it does itself is not counted as training."""
 
-    def __init__(self, cell: Cell, path: Path, commit: str | None) -> None:
-        self.cell, self.path = cell, path
+    def __init__(self, cell: Cell, path: Path, tests: TestImages, commit: str | None) -> None:
+        self.cell, self.path, self.tests = cell, path, tests
         self.diary = _read(path, Diary) or Diary()
         if commit not in self.diary.commits:
             self.diary.commits.append(commit)
@@ -164,9 +166,9 @@ class _Writer:
     def look(self, done: int, trained: Trained, members: Federation) -> None:
         """Called between rounds with the models."""
         begin = _clock()
-        self.diary.midway[done] = midway(done, trained, members, self.cell.look_images)
+        self.diary.midway[done] = midway(done, trained, members, self.tests, self.cell.look_images)
         if done == 0 and self.cell.diagnose:
-            self.diary.before = diagnose_between(trained, members)
+            self.diary.before = diagnose_between(trained, members, self.tests)
         self._save()
         self.started = _plus(self.started, _since(begin))
 
@@ -218,9 +220,11 @@ def _plus(first: tuple[float, float], second: tuple[float, float]) -> tuple[floa
     return first[0] + second[0], first[1] + second[1]
 
 
-def _judge(cell: Cell, checkpoint: Path, dataset: Dataset, diary: Diary, commit: str | None) -> CellResult:
+def _judge(
+    cell: Cell, checkpoint: Path, dataset: Dataset, tests: TestImages, diary: Diary, commit: str | None
+) -> CellResult:
     evaluation = evaluate(checkpoint, dataset, rhos=cell.rhos, seed=cell.seed)
-    after = diagnose(checkpoint, dataset) if cell.diagnose else None
+    after = diagnose(checkpoint, tests) if cell.diagnose else None
     cpu, wall = diary.seconds.get(cell.config.rounds, (0.0, 0.0))
     return CellResult(
         data=cell.data,
