@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest
 from harmony.core.errors import ArtifactCorrupt, ContractMismatch, EngineError
+from harmony.core.onnx_graph import require_plain
 from harmony.device.engine import ExitOut
 
 Floats = NDArray[np.float32]
@@ -102,7 +103,12 @@ class _Segment:
 
 
 def open_session(program: bytes, where: Path) -> Any:
-    """A session on one thread that takes little memory; ArtifactCorrupt if the graph cannot be loaded."""
+    """A session on one thread that takes little memory.
+
+    ArtifactCorrupt if the graph cannot be loaded, or must not be: what reaches beyond itself is refused before the
+    runtime sees it.
+    """
+    require_plain(program, where)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

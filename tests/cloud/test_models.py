@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from harmony.cloud.graph import require_plain
 from harmony.cloud.models import find_bundles, open_models
 from harmony.core.errors import (
     ArtifactCorrupt,
@@ -24,6 +23,7 @@ from harmony.core.errors import (
     HarmonyError,
     ParityFailed,
 )
+from harmony.core.onnx_graph import require_plain
 from harmony.core.sealed import MANIFEST, SEAL, hash_file
 
 if TYPE_CHECKING:
