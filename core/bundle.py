@@ -12,17 +12,32 @@ The back end is one segment: feature (n, *FeatureSpec) → probabilities (n, cla
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from pydantic_core import from_json
 
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.scores import ScoreName, needs_gate
-from harmony.core.sealed import FileName, Manifest, Sha256, require_files, unseal
+from harmony.core.sealed import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    FileName,
+    Manifest,
+    Sha256,
+    files_of,
+    read_sealed,
+    reading,
+    require_files,
+    unseal,
+)
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
 from harmony.core.wire import Codec
+
+if TYPE_CHECKING:
+    from harmony.core.signing import Trust
 
 EngineName = Literal["onnxruntime", "executorch"]
 ExitName = Literal["exit1", "exit2"]
@@ -120,9 +135,12 @@ class CloudManifest(Manifest):
     checkpoint: Sha256 | None = None
 
 
-def open_device_bundle(folder: Path) -> DeviceManifest:
-    """Check every byte of a device bundle and return its manifest; a named ArtifactError otherwise."""
-    manifest = unseal(folder, DeviceManifest)
+def open_device_bundle(folder: Path, trust: Trust | None = None) -> DeviceManifest:
+    """Check every byte of a device bundle, a folder or a .tar, and return its manifest; an ArtifactError otherwise.
+
+    trust: keys of which one must have signed it; without, whoever could write it is trusted.
+    """
+    manifest = unseal(folder, DeviceManifest, trust)
     require_files(manifest, {"vectors": VECTORS}, folder / "manifest.json")
     for engine, roles in manifest.engines.items():
         expected = {"exit1", "exit2"} if engine == "onnxruntime" else {"program"}
@@ -134,11 +152,33 @@ def open_device_bundle(folder: Path) -> DeviceManifest:
     return manifest
 
 
-def open_cloud_bundle(folder: Path) -> CloudManifest:
-    """Check every byte of a cloud bundle and return its manifest; a named ArtifactError otherwise."""
-    manifest = unseal(folder, CloudManifest)
+def open_cloud_bundle(folder: Path, trust: Trust | None = None) -> CloudManifest:
+    """As `open_device_bundle`, for a cloud bundle."""
+    manifest = unseal(folder, CloudManifest, trust)
     require_files(manifest, {"vectors": VECTORS, "program": manifest.program}, folder / "manifest.json")
     return manifest
+
+
+def open_bundle(folder: Path, trust: Trust | None = None) -> DeviceManifest | CloudManifest:
+    """As `open_device_bundle`, for a bundle of either kind."""
+    if format_of(folder) == CloudManifest.FORMAT:
+        return open_cloud_bundle(folder, trust)
+    return open_device_bundle(folder, trust)
+
+
+def format_of(folder: Path) -> object:
+    """What a folder or .tar says it is; whatever is wrong with it is left to the check that has to follow."""
+    with reading(folder):
+        files = files_of(folder, "bundle")
+        if (files.size(MANIFEST) or MAX_MANIFEST_BYTES + 1) > MAX_MANIFEST_BYTES:
+            return None
+        with files.open(MANIFEST) as stream:
+            text = stream.read()
+    try:
+        document = from_json(text)
+    except ValueError:
+        return None
+    return document.get("format") if isinstance(document, dict) else None
 
 
 def write_vectors(path: Path, vectors: dict[str, NDArray[np.float32]]) -> None:
@@ -152,12 +192,22 @@ def write_vectors(path: Path, vectors: dict[str, NDArray[np.float32]]) -> None:
     save_tensors(path, vectors)
 
 
+def sealed_vectors(folder: Path, manifest: DeviceManifest | CloudManifest) -> dict[str, NDArray[np.float32]]:
+    """The test vectors of an opened bundle, folder or .tar; ArtifactCorrupt if they are others, or cannot be parsed."""
+    from harmony.core.tensors import parse_tensors  # noqa: PLC0415  (as below)
+
+    return _floats(parse_tensors(read_sealed(folder, manifest, VECTORS), folder / VECTORS), folder / VECTORS)
+
+
 def read_vectors(path: Path) -> dict[str, NDArray[np.float32]]:
     """What `write_vectors` wrote; ArtifactCorrupt if it cannot be parsed. Hash the file first."""
     # A device that only answers reads no vectors, and need not carry the library (a megabyte of its 80).
     from harmony.core.tensors import load_tensors  # noqa: PLC0415
 
-    vectors = load_tensors(path)
+    return _floats(load_tensors(path), path)
+
+
+def _floats(vectors: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[np.float32]]:
     for name, value in vectors.items():
         if value.dtype != np.float32:
             raise ArtifactCorrupt(f"is {value.dtype}, not float32", where=path, field=name)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from harmony.core.errors import RunExists, StorageError
 
@@ -47,40 +48,55 @@ def sealing(folder: Path) -> Iterator[Path]:
     RunExists if `folder` is there already, at the begin or at the end: of two writers at once, one wins. If the block
     raises, or the process dies, no `folder` appears. StorageError if the disk refuses.
     """
-    if os.path.lexists(folder):
-        raise _exists(folder)
-    with storing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_of(folder)
+    require_free(folder)
+    with drafting(folder) as draft:
         draft.mkdir()
-        try:
-            yield draft
-            for path in sorted(draft.rglob("*")):
-                sync(path)
-            sync(draft)
-            _rename(draft, folder)
-            sync(folder.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        yield draft
+        for path in sorted(draft.rglob("*")):
+            sync(path)
+        sync(draft)
+        _rename(draft, folder)
+        sync(folder.parent)
 
 
-def write_atomically(path: Path, content: bytes, mend: str = MEND) -> None:
-    """Replace the file `path` by `content`: after a crash it holds either the old bytes or the new ones.
+def require_free(path: Path) -> None:
+    """RunExists if there is anything at `path`."""
+    if os.path.lexists(path):
+        raise _exists(path)
 
-    Makes the folders above it. StorageError if the disk refuses; the old bytes are then untouched.
-    """
+
+@contextmanager
+def drafting(path: Path, mend: str = MEND) -> Iterator[Path]:
+    """A free name beside `path`; what is there at the end of the block is removed. Makes the folders above it."""
     with storing(path, mend):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = _draft_of(path)
         try:
-            with draft.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(path)
-            sync(path.parent)
+            yield draft
         finally:
-            draft.unlink(missing_ok=True)
+            _remove(draft)
+
+
+def write_atomically(path: Path, content: bytes, mend: str = MEND, *, beside: Path | None = None) -> None:
+    """Replace the file `path` by `content`: after a crash it holds either the old bytes or the new ones.
+
+    Makes the folders above it. beside: where the draft lies, next to `path` by default. StorageError if the disk
+    refuses; the old bytes are then untouched.
+    """
+    with replacing(path, mend, beside=beside) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(path: Path, mend: str = MEND, *, beside: Path | None = None) -> Iterator[BinaryIO]:
+    """As `write_atomically`, for what is written piece by piece; nothing is replaced if the block raises."""
+    with drafting(beside or path, mend) as draft:
+        with draft.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+        sync(path.parent)
 
 
 def sync(path: Path) -> None:
@@ -97,8 +113,12 @@ def _draft_of(path: Path) -> Path:
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         match = _DRAFT.fullmatch(old.name.removeprefix(f".{path.name}"))
         if match and not _alive(int(match[1]), match[2]):
-            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+            _remove(old)
     return path.parent / f".{path.name}.{os.getpid()}-{_LIFE}-{threading.get_ident()}.part"
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _alive(process: int, life: str) -> bool:
@@ -122,5 +142,6 @@ def _rename(draft: Path, folder: Path) -> None:
         raise _exists(folder) from None
 
 
-def _exists(folder: Path) -> RunExists:
-    return RunExists("this folder is there already", where=folder, mend="choose another, or remove it first")
+def _exists(path: Path) -> RunExists:
+    what = "file" if path.is_file() else "folder"
+    return RunExists(f"this {what} is there already", where=path, mend="choose another, or remove it first")

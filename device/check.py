@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -16,16 +15,17 @@ from harmony.core.bundle import (
     DeviceManifest,
     EngineName,
     Tolerance,
-    open_cloud_bundle,
-    open_device_bundle,
-    read_vectors,
+    open_bundle,
+    sealed_vectors,
 )
 from harmony.core.errors import ArtifactCorrupt, EngineUnavailable, ParityFailed
-from harmony.core.sealed import MANIFEST, MAX_MANIFEST_BYTES
-from harmony.device.engine import Engine, open_engine, read_sealed
+from harmony.core.sealed import read_sealed, read_signatures
+from harmony.device.engine import Engine, open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from harmony.core.signing import Trust
 
 Vectors = dict[str, NDArray[np.float32]]
 
@@ -41,7 +41,11 @@ class EngineCheck:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """A bundle whose every byte is as sealed and whose engines answer as promised."""
+    """A bundle whose every byte is as sealed and whose engines answer as promised.
+
+    signed: ids of the keys that are said to have signed it; trusted: whether it was required that one of them is in a
+    list of trusted keys, and its signature right.
+    """
 
     bundle: Path
     kind: str
@@ -50,18 +54,35 @@ class VerifyReport:
     bytes: int
     vectors: int
     engines: tuple[EngineCheck, ...]
+    signed: tuple[str, ...] = ()
+    trusted: bool = False
+
+    @property
+    def signature(self) -> str:
+        """Of the signatures, in words."""
+        if not self.signed:
+            return "not signed"
+        return f"signed by {', '.join(self.signed)}, {'trusted' if self.trusted else 'not checked'}"
 
 
-def verify(bundle: Path, engine: EngineName | None = None) -> VerifyReport:
-    """Check a device or cloud bundle: every byte, the manifest, and the test vectors on `engine` (all, by default).
+def verify(bundle: Path, engine: EngineName | None = None, trust: Trust | None = None) -> VerifyReport:
+    """Check a device or cloud bundle, a folder or a .tar: every byte, the signature of somebody in `trust`, the
+    manifest, and the test vectors on `engine` (all, by default).
 
     An engine whose runtime is not installed is skipped, unless it was asked for; at least one must run.
     Raises ArtifactError, ContractMismatch, EngineUnavailable, ParityFailed (the output and the largest difference).
     """
-    if _format(bundle) == CloudManifest.FORMAT:
-        return _verify_cloud(bundle)
-    manifest = open_device_bundle(bundle)
-    vectors = _read(bundle, _expected(manifest))
+    manifest = open_bundle(bundle, trust)
+    found = (
+        _verify_cloud(bundle, manifest) if isinstance(manifest, CloudManifest) else _verify(bundle, manifest, engine)
+    )
+    signatures = read_signatures(bundle)
+    signed = () if signatures is None else tuple(signatures.by)
+    return replace(found, signed=signed, trusted=trust is not None)
+
+
+def _verify(bundle: Path, manifest: DeviceManifest, engine: EngineName | None) -> VerifyReport:
+    vectors = _read(bundle, manifest, _expected(manifest))
     names = list(manifest.engines) if engine is None else [engine]
     checks = [_check_engine(bundle, manifest, vectors, name, asked=engine is not None) for name in names]
     if all(check.max_error is None for check in checks):
@@ -69,12 +90,11 @@ def verify(bundle: Path, engine: EngineName | None = None) -> VerifyReport:
     return _report(bundle, manifest, len(vectors["image"]), tuple(checks))
 
 
-def _verify_cloud(bundle: Path) -> VerifyReport:
+def _verify_cloud(bundle: Path, manifest: CloudManifest) -> VerifyReport:
     from harmony.device.onnx_engine import open_session  # noqa: PLC0415
 
-    manifest = open_cloud_bundle(bundle)
     shapes = {"feature": manifest.feature.shape, "probabilities": (manifest.tokens,)}
-    vectors = _read(bundle, shapes)
+    vectors = _read(bundle, manifest, shapes)
     session = open_session(read_sealed(bundle, manifest, manifest.program), bundle / manifest.program)
     (found,) = session.run(["probabilities"], {"feature": vectors["feature"]})
     error = _compare(vectors, {"probabilities": found}, manifest.tolerance, bundle)
@@ -125,9 +145,11 @@ def _expected(manifest: DeviceManifest) -> dict[str, tuple[int, ...] | None]:
     return shapes | ({"gate1": classes, "gate2": classes} if manifest.gate else {})
 
 
-def _read(bundle: Path, shapes: Mapping[str, tuple[int, ...] | None]) -> Vectors:
+def _read(
+    bundle: Path, manifest: DeviceManifest | CloudManifest, shapes: Mapping[str, tuple[int, ...] | None]
+) -> Vectors:
     path = bundle / VECTORS
-    vectors = read_vectors(path)
+    vectors = sealed_vectors(bundle, manifest)
     if set(vectors) != set(shapes):
         raise ArtifactCorrupt(f"has {sorted(vectors)}, a bundle needs {sorted(shapes)}", where=path)
     count = len(next(iter(vectors.values()))) if all(value.ndim for value in vectors.values()) else 0
@@ -154,15 +176,3 @@ def _compare(expected: Vectors, found: Vectors, tolerance: Tolerance, where: Pat
             )  # fmt: skip
         worst = max(worst, float(error.max()))
     return worst
-
-
-def _format(bundle: Path) -> object:
-    """What the folder says it is; whatever is wrong with it is left to the check that follows."""
-    path = bundle / MANIFEST
-    if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
-        return None
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return None
-    return document.get("format") if isinstance(document, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -10,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest, EngineName
-from harmony.core.errors import ArtifactCorrupt, ConfigError, EngineUnavailable
-from harmony.core.sealed import Manifest
+from harmony.core.errors import ConfigError, EngineUnavailable
+from harmony.core.sealed import read_sealed
 
 Floats = NDArray[np.float32]
 ExitOut = tuple[Floats, Floats, Floats | None]
@@ -51,11 +50,3 @@ def open_engine(bundle: Path, manifest: DeviceManifest, name: EngineName = "onnx
     from harmony.device.onnx_engine import OnnxEngine  # noqa: PLC0415
 
     return OnnxEngine(files["exit1"], files["exit2"], manifest, bundle)
-
-
-def read_sealed(bundle: Path, manifest: Manifest, name: str) -> bytes:
-    """The bytes of one file, which are those that the manifest seals; ArtifactCorrupt otherwise."""
-    content = (bundle / name).read_bytes()
-    if hashlib.sha256(content).hexdigest() != manifest.files[name].sha256:
-        raise ArtifactCorrupt("was changed while it was read", where=bundle / name, mend="copy the folder again")
-    return content

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from harmony.core.scores import score
 from harmony.device.answer import Answer, ExitTaken, Fallback
 from harmony.device.engine import Engine, open_engine
 from harmony.device.prepare import Prepare
+
+if TYPE_CHECKING:
+    from harmony.core.signing import Trust
 
 Floats = NDArray[np.float32]
 
@@ -34,9 +37,18 @@ class Device:
         self._threshold1, self._threshold2 = (one.threshold for one in manifest.exits)
 
     @classmethod
-    def open(cls, bundle: Path, *, engine: EngineName = "onnxruntime", fallback: Fallback | None = None) -> Device:
-        """Check every byte of a bundle and load it. ArtifactError, ContractMismatch, EngineUnavailable."""
-        manifest = open_device_bundle(bundle)
+    def open(
+        cls,
+        bundle: Path,
+        *,
+        engine: EngineName = "onnxruntime",
+        fallback: Fallback | None = None,
+        trust: Trust | None = None,
+    ) -> Device:
+        """Check every byte of a bundle, a folder or a .tar, and load it. ArtifactError, ContractMismatch,
+        EngineUnavailable; with `trust`, ArtifactUntrusted unless one of its keys signed it.
+        """
+        manifest = open_device_bundle(bundle, trust)
         return cls(manifest, open_engine(bundle, manifest, engine), fallback)
 
     def answer(self, image: NDArray[Any]) -> Answer:

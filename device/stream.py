@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from harmony.core.sealed import write_atomically
 from harmony.device.answer import Answer, Fallback
 from harmony.device.engine import open_engine
 from harmony.device.runner import Device
+
+if TYPE_CHECKING:
+    from harmony.core.signing import Trust
 
 IMAGES = "images"
 MAX_HEADER_BYTES = 1 << 20
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Open the bundle, answer every image, write the report."""
-    manifest = open_device_bundle(options.bundle)
+    manifest = open_device_bundle(options.bundle, _trust(options.trust))
     fallback = _fallback(options, manifest)
     device = Device(manifest, open_engine(options.bundle, manifest, options.engine), fallback)
     columns = answer_all(device, options.images, options.limit)
@@ -94,8 +97,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key-env", metavar="NAME", help="environment variable that holds the API key")
     parser.add_argument("--engine", choices=get_args(EngineName), default="onnxruntime")
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one offload (default 1)")
+    parser.add_argument(
+        "--trust", type=Path, action="append", metavar="PUB", help="public key, list or folder of them; repeatable"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     return parser
+
+
+def _trust(paths: list[Path] | None) -> Trust | None:
+    if not paths:
+        return None
+    from harmony.core.signing import Trust  # noqa: PLC0415  (brings cryptography)
+
+    return Trust.read(paths)
 
 
 def _fallback(options: argparse.Namespace, manifest: DeviceManifest) -> Fallback | None:
