@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harmony.cli.trust import Trusted, read_trust
 from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from harmony.cloud.registry.catalogue import Registry
     from harmony.cloud.registry.rows import Version
+    from harmony.core.signing import Trust
 
 Where = Annotated[
     str | None,
@@ -43,14 +45,16 @@ app = typer.Typer(
 )
 
 
-def open_registry(where: str | None, store: Path | None, *, create: bool = False) -> Registry:
+def open_registry(
+    where: str | None, store: Path | None, *, create: bool = False, trust: Trust | None = None
+) -> Registry:
     """The registry that an option or the environment names."""
     from harmony.cloud.registry.catalogue import Registry
     from harmony.cloud.registry.location import locate
 
     if not where:
         raise ConfigError("name a registry", where="--registry", mend="or set HARMONY_REGISTRY")
-    return Registry(locate(where, store), create=create)
+    return Registry(locate(where, store), create=create, trust=trust)
 
 
 def who() -> str:
@@ -71,6 +75,7 @@ def add(
         list[str] | None, typer.Option(help="Name that the version gets; repeatable. Without it: latest.")
     ] = None,
     share: Annotated[float, typer.Option(help="Share of the model's traffic for these names, 0 to 1.")] = 0.0,
+    trust: Trusted = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a cloud bundle as the next version of its model, once it has passed every check of harmony serve.
@@ -78,6 +83,7 @@ def add(
     \b
     harmony registry add bundles/cloud --registry registry/
     harmony registry add bundles/cloud --alias canary --share 0.1
+    harmony registry add bundles/cloud --trust release.pub
     """
     from harmony.cloud.models import find_bundles
     from harmony.cloud.registry.catalogue import check_names
@@ -85,7 +91,7 @@ def add(
     names = alias or ["latest"]
     check_names(names, share)
     folders = find_bundles(bundle)
-    with open_registry(registry, store, create=True) as opened:
+    with open_registry(registry, store, create=True, trust=read_trust(trust)) as opened:
         made = [opened.register(one, names=names, share=share, who=who()) for one in folders]
     _show(made, as_json=as_json)
 
@@ -170,13 +176,14 @@ def check(
     registry: Where = None,
     store: Store = None,
     prune: Annotated[bool, typer.Option("--prune", help="Delete bundles that no version has.")] = False,
+    trust: Trusted = None,
 ) -> None:
-    """Compare every byte of every bundle with what was registered.
+    """Compare every byte of every bundle, and who signed it, with what was registered.
 
     \b
     harmony registry check --prune
     """
-    with open_registry(registry, store) as opened:
+    with open_registry(registry, store, trust=read_trust(trust)) as opened:
         whole = opened.check()
         gone = opened.prune() if prune else []
     sys.stdout.write(f"{whole} versions are whole" + (f", {len(gone)} bundles deleted\n" if prune else "\n"))

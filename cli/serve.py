@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from harmony.cli.extras import require
+from harmony.cli.trust import Trusted, read_trust
 from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def serve(
     store: Annotated[
         Path | None, typer.Option(envvar="HARMONY_STORE", help="Folder of the registry's bundles, if it is another.")
     ] = None,
+    trust: Trusted = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8080,
     key: Annotated[
@@ -61,6 +63,7 @@ def serve(
     harmony serve bundles/cloud --host 0.0.0.0 --key-file keys.txt
     harmony serve bundles/cloud --workers 4 --tls-cert cert.pem --tls-key key.pem
     harmony serve runs/first                                 its back end is exported first, to runs/first/cloud
+    harmony serve bundles/cloud --trust release.pub          only what that key signed
     harmony serve --registry registry/                       versions, aliases, keys: see harmony registry, harmony keys
     curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
 
@@ -77,7 +80,9 @@ def serve(
 
     if folder is None:  # a URL with a password belongs there: arguments are visible to every user of the machine
         registry = registry or os.environ.get("HARMONY_REGISTRY")
-    place = Place(None if folder is None else servable(folder), registry, store)
+    trusted = read_trust(trust)
+    lines = () if trusted is None else tuple(one.line for one in trusted.keys)
+    place = Place(None if folder is None else servable(folder), registry, store, lines)
     given = _digests(key or [], key_file, no_key=no_key)
     admin = tuple(digest(one, where="HARMONY_ADMIN_KEY") for one in environment_admin_keys(os.environ))
     made, keys = (None, given) if _keeps_keys(place, no_key=no_key) else _made_key(given, no_key=no_key)

@@ -22,6 +22,7 @@ from harmony.cloud.refusal import Refusal
 from harmony.cloud.service import Service
 from harmony.cloud.source import Source, Wanted, WantedVersion
 from harmony.core.errors import ContractMismatch, HarmonyError, ServiceError, StorageError
+from harmony.core.signing import Trust
 
 log = logging.getLogger("harmony.cloud")
 POLL_SECONDS = 1.0
@@ -49,7 +50,7 @@ class Opened:
     def of(cls, source: Source) -> Self:
         """Open everything that shall be served. The first error ends it: a service starts whole or not at all."""
         wanted = source.wanted()
-        return cls(tuple(_open(one) for one in wanted.versions if one.loaded), wanted, source)
+        return cls(tuple(_open(one, source.trust) for one in wanted.versions if one.loaded), wanted, source)
 
     @classmethod
     def fixed(cls, models: Sequence[ServedModel]) -> Self:
@@ -58,9 +59,9 @@ class Opened:
         return cls(tuple(models), Wanted(0, (), aliases))
 
 
-def _open(wanted: WantedVersion) -> ServedModel:
+def _open(wanted: WantedVersion, trust: Trust | None) -> ServedModel:
     """Open, check and warm a version: its test vectors run."""
-    model = open_model(wanted.folder, wanted.version)
+    model = open_model(wanted.folder, wanted.version, trust)
     if model.name != wanted.model:
         raise ContractMismatch(f"is of model '{model.name}', not '{wanted.model}'", where=wanted.folder)
     return model
@@ -188,7 +189,7 @@ class Deployment:
         return lanes
 
     def _make(self, wanted: WantedVersion) -> Lane:
-        service, model = self._service, _open(wanted)
+        service, model = self._service, _open(wanted, None if self._source is None else self._source.trust)
         counted = self._gone.get((wanted.model, wanted.version))
         return Lane.of(model, service.settings, service.metrics, counted)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from harmony.cloud.graph import require_plain
 from harmony.cloud.program import Program
-from harmony.core.bundle import VECTORS, CloudManifest, open_cloud_bundle, read_vectors
-from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ConfigError, ContractMismatch
-from harmony.core.sealed import MANIFEST, MAX_MANIFEST_BYTES
+from harmony.core.bundle import VECTORS, CloudManifest, open_cloud_bundle, sealed_vectors
+from harmony.core.errors import ArtifactMissing, ConfigError, ContractMismatch
+from harmony.core.onnx_graph import require_plain
+from harmony.core.sealed import MANIFEST, MAX_MANIFEST_BYTES, read_sealed
+from harmony.core.signing import Trust
 from harmony.core.spec import FeatureSpec
 
 VERSION = "1"
@@ -40,14 +40,14 @@ class ServedModel:
         return self.manifest.tokens
 
 
-def open_models(path: Path) -> tuple[ServedModel, ...]:
+def open_models(path: Path, trust: Trust | None = None) -> tuple[ServedModel, ...]:
     """Every model at `path`: a cloud bundle, a folder of several, or an export folder with `cloud/` in it.
 
-    Raises ArtifactMissing, ArtifactCorrupt or ArtifactTooNew for a bundle that is not whole, ContractMismatch if its
-    graph is not what its manifest says, ParityFailed if its test vectors come out differently, ConfigError if two
-    bundles have the same name.
+    trust: keys of which one must have signed each. Raises ArtifactMissing, ArtifactCorrupt, ArtifactTooNew or
+    ArtifactUntrusted for a bundle that is not whole, ContractMismatch if its graph is not what its manifest says,
+    ParityFailed if its test vectors come out differently, ConfigError if two bundles have the same name.
     """
-    models = tuple(open_model(folder) for folder in find_bundles(path))
+    models = tuple(open_model(folder, trust=trust) for folder in find_bundles(path))
     folders: dict[str, Path] = {}
     for model in models:
         if model.name in folders:
@@ -85,16 +85,14 @@ def _is_cloud_bundle(folder: Path) -> bool:
     return isinstance(value, dict) and value.get("format") == CloudManifest.FORMAT
 
 
-def open_model(folder: Path, version: str = VERSION) -> ServedModel:
-    """Check one cloud bundle byte by byte, load it, and have it answer its own test vectors."""
-    manifest = open_cloud_bundle(folder)
+def open_model(folder: Path, version: str = VERSION, trust: Trust | None = None) -> ServedModel:
+    """Check one cloud bundle's signature and every byte, load it, and have it answer its own test vectors."""
+    manifest = open_cloud_bundle(folder, trust)
     path = folder / manifest.program
-    program = path.read_bytes()
-    if hashlib.sha256(program).hexdigest() != manifest.files[manifest.program].sha256:
-        raise ArtifactCorrupt("changed while it was being opened", where=path)
+    program = read_sealed(folder, manifest, manifest.program)
     require_plain(program, path)
     loaded = Program(program, manifest, path)
-    vectors = read_vectors(folder / VECTORS)
+    vectors = sealed_vectors(folder, manifest)
     if "feature" in vectors and vectors["feature"].shape[1:] != manifest.feature.shape:
         raise ContractMismatch(
             f"the test vectors have {vectors['feature'].shape[1:]}, the manifest {manifest.feature}",

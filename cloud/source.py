@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from harmony.cloud.keys import KeyGrant
 from harmony.cloud.lanes import LATEST, Alias
@@ -13,6 +13,7 @@ from harmony.cloud.models import find_bundles
 from harmony.core.bundle import CloudManifest
 from harmony.core.errors import ConfigError
 from harmony.core.sealed import MANIFEST, hash_file, read_manifest, reading
+from harmony.core.signing import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,12 @@ class Wanted:
 class Source(Protocol):
     """Says what shall be served. Every method may wait for a disk or a network: not for the event loop.
 
-    shared: whether others can change it, so that it has to be looked at from time to time.
+    shared: whether others can change it, so that it has to be looked at from time to time; trust: keys of which one
+    must have signed what is served, None: whoever could write it is trusted.
     """
 
     shared: bool
+    trust: Trust | None
 
     def revision(self) -> int:
         """The revision that `wanted` would have."""
@@ -65,24 +68,39 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where what shall be served lies: a folder of bundles, or a registry with, perhaps, the folder of its bundles."""
+    """Where what shall be served lies: a folder of bundles, or a registry with, perhaps, the folder of its bundles.
+
+    trust: public keys, as lines of their files; a bundle must be signed by one of them, if there are any.
+    """
 
     folder: Path | None = None
     registry: str | None = None
     store: Path | None = None
+    trust: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """For another process, as JSON."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Self:
+        """What `document` wrote."""
+        paths = {name: None if document[name] is None else Path(document[name]) for name in ("folder", "store")}
+        return cls(**paths, registry=document["registry"], trust=tuple(document["trust"]))
 
     def open(self) -> Source:
         """The source there. ConfigError unless there is one place; what FolderSource and Registry raise."""
         if (self.folder is None) == (self.registry is None):
             raise ConfigError("give either a folder of bundles, or --registry", where="harmony serve")
+        trust = Trust.of_lines(self.trust) if self.trust else None
         if self.registry is None:
             assert self.folder is not None  # noqa: S101  # just checked
-            return FolderSource(self.folder)
+            return FolderSource(self.folder, trust)
         # A service that needs no database loads none.
         from harmony.cloud.registry.catalogue import Registry  # noqa: PLC0415
         from harmony.cloud.registry.location import locate  # noqa: PLC0415
 
-        return Registry(locate(self.registry, self.store))
+        return Registry(locate(self.registry, self.store), trust=trust)
 
 
 class FolderSource:
@@ -94,12 +112,13 @@ class FolderSource:
 
     shared = False
 
-    def __init__(self, path: Path) -> None:
-        """ArtifactMissing, ArtifactCorrupt, ArtifactTooNew or ConfigError for a path that cannot be served."""
-        self._path = path
+    def __init__(self, path: Path, trust: Trust | None = None) -> None:
+        """ArtifactMissing, ArtifactCorrupt, ArtifactTooNew, ArtifactUntrusted or ConfigError for a path that cannot be
+        served."""
+        self._path, self.trust = path, trust
         self._lock = threading.Lock()
         self._revision = 1
-        self._models = {one.model: one for one in _find(path)}
+        self._models = {one.model: one for one in _find(path, trust)}
 
     def revision(self) -> int:
         """Grows with every load and unload."""
@@ -115,7 +134,7 @@ class FolderSource:
     def set_loaded(self, model: str, *, loaded: bool, who: str) -> None:
         """Read the model's folder again, or stop serving it. ConfigError if no bundle is of that model."""
         with self._lock:
-            found = {one.model: one for one in _find(self._path)} if loaded else self._models
+            found = {one.model: one for one in _find(self._path, self.trust)} if loaded else self._models
             new, old = found.get(model), self._models.get(model)
             if new is None:
                 raise ConfigError(f"no bundle of model '{model[:64]}'", where=self._path)
@@ -132,11 +151,11 @@ class FolderSource:
         """Nothing is open."""
 
 
-def _find(path: Path) -> list[WantedVersion]:
-    """The bundles at a path, without opening them further. ConfigError if two are of one model."""
+def _find(path: Path, trust: Trust | None) -> list[WantedVersion]:
+    """The bundles at a path, their signatures checked, not opened further. ConfigError if two are of one model."""
     found: dict[str, WantedVersion] = {}
     for folder in find_bundles(path):
-        name = read_manifest(folder, CloudManifest).model
+        name = read_manifest(folder, CloudManifest, trust).model
         if name in found:
             problem = f"is named '{name}', and so is {found[name].folder}"
             raise ConfigError(problem, where=folder, mend="serve one of them")

@@ -11,7 +11,6 @@ import json
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 from harmony.cloud.app import create_app
@@ -88,10 +87,8 @@ def main() -> None:
 
 
 def _serve(config: dict[str, Any], channel: socket.socket) -> None:
-    place = {name: None if value is None else Path(value) for name, value in config["place"].items()}
-    registry = config["place"].get("registry")
     settings = ServiceSettings.model_validate_json(json.dumps(config["settings"]))
-    source = Place(place["folder"], registry, place["store"]).open()
+    source = Place.of(config["place"]).open()
     opened = Opened.of(source)
     if not source.shared:  # a load or unload would reach one worker of several
         opened = Opened.fixed(opened.models)

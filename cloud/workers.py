@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from types import FrameType
 from typing import IO, Any
 
@@ -101,7 +100,7 @@ class Supervisor:
     ) -> None:
         self._listener = listener
         self._config = {
-            "place": {name: None if value is None else str(value) for name, value in asdict(place).items()},
+            "place": place.document(),
             "settings": settings.model_dump(mode="json"),
             "log_level": level,
         }

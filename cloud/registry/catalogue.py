@@ -20,6 +20,7 @@ from harmony.cloud.registry.schema import AliasRow, ModelRow, StateRow, VersionR
 from harmony.cloud.registry.store import BundleStore, Verify, verify
 from harmony.cloud.source import Wanted, WantedVersion
 from harmony.core.errors import ArtifactCorrupt, ConfigError
+from harmony.core.signing import Trust
 
 _ALIAS = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")  # never digits alone: those are versions
 
@@ -29,10 +30,13 @@ class Registry:
 
     shared = True
 
-    def __init__(self, location: Location, *, create: bool = False, check: Verify = verify) -> None:
-        """create: make the SQLite file if it is not there. Raises what `Database` does."""
-        self.database = Database(location, create=create)
-        self.store = BundleStore(location.store, check)
+    def __init__(
+        self, location: Location, *, create: bool = False, check: Verify = verify, trust: Trust | None = None
+    ) -> None:
+        """create: make the SQLite file if it is not there; trust: keys of which one must have signed what is registered
+        or served. Raises what `Database` does."""
+        self.database, self.trust = Database(location, create=create), trust
+        self.store = BundleStore(location.store, check, trust)
         self.keys = KeyBook(self.database)
 
     def __enter__(self) -> Self:

@@ -11,7 +11,17 @@ from pathlib import Path
 from harmony.cloud.models import open_model
 from harmony.core.bundle import CloudManifest, open_cloud_bundle
 from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, RunExists
-from harmony.core.sealed import MANIFEST, SEAL, hash_file, reading, sealing
+from harmony.core.sealed import (
+    MANIFEST,
+    SEAL,
+    hash_file,
+    read_manifest,
+    read_signatures,
+    reading,
+    sealing,
+    write_signatures,
+)
+from harmony.core.signing import Trust
 from harmony.core.storage import storing
 
 Verify = Callable[[Path], CloudManifest]
@@ -21,7 +31,7 @@ _FOLDER = re.compile(r"[0-9a-f]{64}")
 
 def verify(folder: Path) -> CloudManifest:
     """What a bundle must pass to be registered: every byte is what was sealed, the graph stays within itself and fits
-    its manifest, and the test vectors come out right. The place where a signature will be checked."""
+    its manifest, and the test vectors come out right."""
     return open_model(folder, version="0").manifest
 
 
@@ -36,20 +46,21 @@ class Stored:
 class BundleStore:
     """The folder of bundles."""
 
-    def __init__(self, root: Path, check: Verify = verify) -> None:
-        self._root = root
-        self._check = check
+    def __init__(self, root: Path, check: Verify = verify, trust: Trust | None = None) -> None:
+        """check: a further condition on bundles; trust: keys of which one must have signed each."""
+        self._root, self._check, self._trust = root, check, trust
 
     def folder(self, digest: str) -> Path:
         """Where the bundle lies, if it is there."""
         return self._root / digest
 
     def put(self, source: Path) -> Stored:
-        """Copy a bundle in, and check the copy before it gets its name. What is there already is checked instead.
+        """Copy a bundle in, and check the copy before it gets its name. What is there already is checked instead, and
+        gets the signatures that it had not.
 
-        The errors of `verify`; StorageError if the disk refuses.
+        The errors of `verify`, ArtifactUntrusted; StorageError if the disk refuses.
         """
-        open_cloud_bundle(source)  # first, so that no other folder is ever copied
+        open_cloud_bundle(source, self._trust)  # first, so that no other folder is ever copied
         digest = hash_file(source / MANIFEST)
         folder = self.folder(digest)
         if not folder.exists():
@@ -59,6 +70,7 @@ class BundleStore:
                     return self._checked(draft, digest, source)
             except RunExists:  # another process was first
                 pass
+        _add_signatures(source, folder)
         return self._checked(folder, digest, folder)
 
     def check(self, digest: str) -> CloudManifest:
@@ -68,7 +80,7 @@ class BundleStore:
             raise ArtifactMissing("the registry names this bundle, but it is not there", where=folder)
         if hash_file(folder / MANIFEST) != digest:
             raise ArtifactCorrupt("is not the bundle that was registered", where=folder)
-        return open_cloud_bundle(folder)
+        return open_cloud_bundle(folder, self._trust)
 
     def remove_all_but(self, digests: Iterable[str]) -> list[str]:
         """Delete every bundle that is not named, and what a killed deletion left. Returns the digests of those."""
@@ -85,10 +97,17 @@ class BundleStore:
         return [path.name for path in lost]
 
     def _checked(self, folder: Path, digest: str, named: Path) -> Stored:
+        read_manifest(folder, CloudManifest, self._trust)
         manifest = self._check(folder)
         if hash_file(folder / MANIFEST) != digest:
             raise ArtifactCorrupt("changed while it was being registered", where=named)
         return Stored(digest, manifest)
+
+
+def _add_signatures(source: Path, folder: Path) -> None:
+    new, old = read_signatures(source), read_signatures(folder)
+    if new is not None and (old is None or set(new.by) - set(old.by)):
+        write_signatures(folder, new if old is None else new.with_more(old.by, folder))
 
 
 def _copy(source: Path, draft: Path) -> None:
