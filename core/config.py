@@ -18,7 +18,7 @@ from harmony.core.spec import Architecture, Finite, Frozen
 _MAX_BYTES = 1 << 20
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Method = Literal["harmony", "splitgp", "local", "lg_fedavg"]
+Method = Literal["harmony", "splitgp", "local", "lg_fedavg", "heterofl", "fedproto", "fedtgp", "fedgh"]
 
 
 def _writable(text: str) -> str:
@@ -55,18 +55,63 @@ class SplitGPConfig(Table):
     mixing: Share = 0.2
 
 
+class HeteroFLConfig(Table):
+    """HeteroFL (Diao et al., ICLR 2021). `masked`: a client's classes alone count in its loss of the back end, too."""
+
+    masked: bool = True
+
+
+class FedProtoConfig(Table):
+    """FedProto (Tan et al., AAAI 2022). `pull`: λ, the weight of the distance to the class's global prototype."""
+
+    pull: Annotated[Finite, Field(ge=0)] = 1.0
+
+
+class FedTGPConfig(Table):
+    """FedTGP (Zhang et al., AAAI 2024).
+
+    pull: as in FedProto; margin: τ, the most that another prototype has to be farther away; server_steps, server_rate:
+    steps of the server's training of the prototypes in a round, and their learning rate.
+    """
+
+    pull: Annotated[Finite, Field(ge=0)] = 1.0
+    margin: Annotated[Finite, Field(ge=0)] = 100.0
+    server_steps: Positive = 100
+    server_rate: Annotated[Finite, Field(gt=0, le=10)] = 1e-2
+
+
+class FedGHConfig(Table):
+    """FedGH (Yi et al., ACM MM 2023).
+
+    server_steps, server_rate: steps of the server's training of the header in a round, and their learning rate.
+    """
+
+    server_steps: Positive = 100
+    server_rate: Annotated[Finite, Field(gt=0, le=10)] = 1e-2
+
+
 class HarmonyConfig(Table):
     """The parts of HARMONY; each can be switched off.
 
-    simulate: clients run each other's architectures in turn, rather than only their own; contrast: weight of the
-    server-side contrastive loss (0 switches it off); temperature: of that loss; personalize_epochs: passes over the
-    client's own images that train its personal heads at the end (0 leaves them as the gate's rows).
+    simulate: clients run each other's architectures in turn, rather than only their own; inner_steps: steps of
+    personalisation that a client simulates before its features count (0 switches it off), of size inner_rate, on the
+    share inner_share of the architectures at a step; contrast: weight of the server-side contrastive loss (0 switches
+    it off); temperature: of that loss; personalize: what a client makes its own at the end: its heads, over the shared
+    extractor, or its whole front end but the gates; personalize_epochs: passes over its own images that train the heads
+    (0 leaves them as the gate's rows); personalize_steps, personalize_rate: batches of its own images that then train
+    the whole front end, and their learning rate.
     """
 
     simulate: bool = True
+    inner_steps: Annotated[int, Field(ge=0, le=16)] = 0
+    inner_rate: Annotated[Finite, Field(gt=0)] = 0.01
+    inner_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     contrast: Annotated[Finite, Field(ge=0)] = 0.0
     temperature: Annotated[Finite, Field(gt=0)] = 0.1
+    personalize: Literal["heads", "front-end"] = "heads"
     personalize_epochs: Annotated[int, Field(ge=0)] = 10
+    personalize_steps: Annotated[int, Field(ge=0)] = 20
+    personalize_rate: Annotated[Finite, Field(gt=0, le=10)] = 1e-3
 
 
 class ExitConfig(Table):
@@ -84,7 +129,8 @@ class ExitConfig(Table):
 class TrainConfig(Table):
     """One federation, from its data to its exits. Architectures are dealt to the clients in turn.
 
-    A round is `steps` batches of every client. gamma: weight of the client's own exits against the back end's loss.
+    A round is `steps` batches of every client that takes part. participation: the share of clients drawn for a round.
+    gamma: weight of the client's own exits against the back end's loss.
     """
 
     method: Method = "harmony"
@@ -98,6 +144,7 @@ class TrainConfig(Table):
         "mobilenet-w24-d1",
     )
     back_end_width: Annotated[int, Field(ge=8, le=1024, multiple_of=8)] = 32
+    participation: Annotated[float, Field(gt=0, le=1)] = 1.0
     rounds: Positive = 60
     steps: Positive = 10
     batch: Positive = 16
@@ -105,6 +152,10 @@ class TrainConfig(Table):
     gamma: Share = 0.5
     exits: ExitConfig = ExitConfig()
     splitgp: SplitGPConfig = SplitGPConfig()
+    heterofl: HeteroFLConfig = HeteroFLConfig()
+    fedproto: FedProtoConfig = FedProtoConfig()
+    fedtgp: FedTGPConfig = FedTGPConfig()
+    fedgh: FedGHConfig = FedGHConfig()
     harmony: HarmonyConfig = HarmonyConfig()
     checkpoint_every: Positive = 10
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -131,6 +182,10 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "splitgp": {"learning_rate": 0.03, "exits": _NO_GATE},
     "local": {"learning_rate": 0.03, "exits": _NO_GATE},
     "lg_fedavg": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "heterofl": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "fedproto": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "fedtgp": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "fedgh": {"learning_rate": 0.03, "exits": _NO_GATE},
 }
 
 

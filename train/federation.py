@@ -20,7 +20,7 @@ from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
 from harmony.train.test_images import merge
 
 # The first word of every random stream: one stream a purpose, so that adding a draw to one never moves another.
-BATCHES, ROTATION, TOKENS, HEADS = range(4)
+BATCHES, ROTATION, TOKENS, HEADS, SUPPORT, PARTICIPANTS, FRONT_END = range(7)
 
 
 def stream(seed: int, *words: int) -> np.random.Generator:
@@ -60,6 +60,13 @@ class Federation:
             groups.setdefault(client.architecture, []).append(client.index)
         return groups
 
+    def participants(self, index: int) -> list[int]:
+        """The clients that take part in a round, ascending: config.participation of all, at least one."""
+        everybody = len(self.clients)
+        count = max(1, round(self.config.participation * everybody))
+        drawn = stream(self.config.seed, PARTICIPANTS, index).choice(everybody, count, replace=False)
+        return sorted(int(client) for client in drawn)
+
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
         """tokens[label]: the clients' common keyed permutation of the classes."""
@@ -81,14 +88,17 @@ class Federation:
         """Scaled model input (n, C, H, W) of images (n, H, W, C); channels last in memory, which convolves faster."""
         return torch.from_numpy(self._preprocess(images)).to(memory_format=torch.channels_last)
 
-    def batch(self, clients: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
-        """The batches of some clients at a step, end to end: inputs (clients · batch, C, H, W) and tokens."""
-        drawn = np.concatenate([self._draw(self.clients[index], step) for index in clients])
+    def batch(self, clients: Sequence[int], step: int, purpose: int = BATCHES) -> tuple[Tensor, Tensor]:
+        """The batches of some clients at a step, end to end: inputs (clients · batch, C, H, W) and tokens.
+
+        purpose: the first word of the random stream that draws them.
+        """
+        drawn = np.concatenate([self._draw(self.clients[index], step, purpose) for index in clients])
         return self.inputs(self.dataset.x_train[drawn]), torch.from_numpy(self.tokens[self.dataset.y_train[drawn]])
 
-    def _draw(self, client: Client, step: int) -> NDArray[np.int64]:
+    def _draw(self, client: Client, step: int, purpose: int) -> NDArray[np.int64]:
         size = self.config.batch
-        random = stream(self.config.seed, BATCHES, client.index, step)
+        random = stream(self.config.seed, purpose, client.index, step)
         drawn: NDArray[np.int64] = random.choice(client.train, size, replace=len(client.train) < size)
         return drawn
 

@@ -2,18 +2,19 @@
 
 One step, as it happens between the devices, the aggregator of their extractors, and the cloud:
 
-    1. every client takes an architecture of the federation, in turn its own and the others' (simulated extractors);
+    1. every client takes an architecture of the federation, in turn its own and the others' (simulated extractors,
+       across architectures), and may first adapt it to its own classes (simulated extractors, across parameters);
     2. it runs a batch through that slice of the family's super-network and sends features and class tokens;
     3. the cloud learns θ from all features, pulls together the features that different architectures make of a class
        (contrast), and returns the gradient at the cut;
     4. clients add the loss of their exits' all-class gates and send the extractors' gradients to the aggregator.
 
-In the end every client trains personal heads on its own images, over extractors that stay readable for θ.
+In the end every client makes its front end its own, by a few steps on its own images that leave it readable for θ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,15 +23,24 @@ from torch import Tensor
 
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.core.spec import Architecture
-from harmony.train.federation import ROTATION, Federation, stream
+from harmony.train.federation import ROTATION, SUPPORT, Federation, stream
+from harmony.train.inner import adapted, gate
 from harmony.train.losses import supervised_contrastive
 from harmony.train.method import Losses, Trained, annealed, numpy_state, optimizer_tensors, restore_optimizer, seeded
-from harmony.train.personalize import gate_heads, personal_heads
-from harmony.train.supernet import Parameters, Trunk, largest, look, skeleton
+from harmony.train.personalize import gate_heads, personal
+from harmony.train.supernet import Parameters, Trunk, Views, largest, look, skeleton
+
+
+class Visit(NamedTuple):
+    """Clients that run one architecture at a step, their own or a simulated one; adapt: each to its own classes."""
+
+    architecture: Architecture
+    clients: list[int]
+    adapt: bool = False
 
 
 class Upload(NamedTuple):
-    """What the cloud gets of a group of clients at a step: features (n, C, H, W), tokens (n,), the group's number."""
+    """What the cloud gets of a visit: features (n, C, H, W), tokens (n,), the visit's number."""
 
     feature: Tensor
     tokens: Tensor
@@ -53,43 +63,55 @@ class Harmony:
 
     def round(self, index: int) -> Losses:
         """One round of `steps` steps; mean losses by client."""
-        steps = self.federation.config.steps
+        steps, clients = self.federation.config.steps, self.federation.participants(index)
         losses = Losses.zeros(("gate1", "gate2", "server", "contrast"), len(self.federation.clients))
         for step in range(index * steps, (index + 1) * steps):
-            self._step(step, losses)
+            self._step(step, clients, losses)
         return losses.mean(steps)
 
-    def _step(self, step: int, losses: Losses) -> None:
+    def _step(self, step: int, clients: list[int], losses: Losses) -> None:
         annealed((self.cloud, self.aggregator), self.federation.config, step)
-        groups = self._architectures(step)
-        forward = [self._forward(number, *group, step, losses) for number, group in enumerate(groups)]
-        gradients = self._cloud_step([upload for upload, _, _ in forward], [ids for _, ids in groups], losses)
+        visits = list(self._visits(step, clients))
+        forward = [self._forward(number, visit, step, losses) for number, visit in enumerate(visits)]
+        gradients = self._cloud_step([upload for upload, _, _ in forward], [visit.clients for visit in visits], losses)
         self.aggregator.zero_grad(set_to_none=True)
-        for (_, feature, gate_loss), gradient in zip(forward, gradients, strict=True):
-            torch.autograd.backward([feature, gate_loss], [gradient, torch.ones(())])
+        share = torch.tensor(self.federation.config.gamma / 2 / len(clients))
+        for (_, feature, own_loss), gradient in zip(forward, gradients, strict=True):
+            torch.autograd.backward([feature, own_loss], [gradient, share])
         self.aggregator.step()
 
-    def _architectures(self, step: int) -> list[tuple[Architecture, list[int]]]:
+    def _visits(self, step: int, clients: list[int]) -> Iterator[Visit]:
         """Who runs what at a step. All clients move on by the same number of architectures, so batches stay even."""
-        groups = list(self.federation.groups.items())
-        if not self.federation.config.harmony.simulate:
-            return groups
-        shift = int(stream(self.federation.config.seed, ROTATION, step).integers(len(groups)))
-        return [(groups[(place + shift) % len(groups)][0], ids) for place, (_, ids) in enumerate(groups)]
+        settings, architectures = self.federation.config.harmony, list(self.federation.groups)
+        random = stream(self.federation.config.seed, ROTATION, step)
+        shift = int(random.integers(len(architectures))) if settings.simulate else 0
+        adapt = random.random(len(architectures)) < (settings.inner_share if settings.inner_steps else 0)
+        for place, ids in enumerate(self.federation.groups.values()):
+            if here := [client for client in ids if client in clients]:
+                at = (place + shift) % len(architectures)
+                yield Visit(architectures[at], here, bool(adapt[at]))
 
-    def _forward(
-        self, number: int, architecture: Architecture, clients: list[int], step: int, losses: Losses
-    ) -> tuple[Upload, Tensor, Tensor]:
-        """Clients' side of steps 2 and 4: (what leaves the devices, the feature in their graph, their own loss)."""
-        inputs, tokens = self.federation.batch(clients, step)
-        parameters = self._parameters(architecture.family)
-        views = look(self._skeleton(architecture), parameters, inputs)
-        gates = [_gate(parameters, exit_, embed) for exit_, embed in (("exit1", views.embed1), ("exit2", views.embed2))]
-        each = [F.cross_entropy(gate, tokens, reduction="none").view(len(clients), -1).mean(1) for gate in gates]
-        losses.add("gate1", clients, each[0])
-        losses.add("gate2", clients, each[1])
-        share = self.federation.config.gamma * len(clients) / len(self.federation.clients)
-        return Upload(views.feature.detach(), tokens, number), views.feature, share * (each[0] + each[1]).mean() / 2
+    def _forward(self, number: int, visit: Visit, step: int, losses: Losses) -> tuple[Upload, Tensor, Tensor]:
+        """Clients' side of steps 1, 2 and 4: (what leaves the devices, the feature in their graph, their own loss)."""
+        inputs, tokens = self.federation.batch(visit.clients, step)
+        trunk, weights = self._slice(visit.architecture)
+        if visit.adapt:
+            parts = zip(visit.clients, torch.split(inputs, self.federation.config.batch), strict=True)
+            views = _joined([look(trunk, self._adapted(trunk, weights, one, step), part) for one, part in parts])
+        else:
+            views = look(trunk, weights, inputs)
+        gates = [gate(weights, "exit1", views.embed1), gate(weights, "exit2", views.embed2)]
+        each = [F.cross_entropy(one, tokens, reduction="none").view(len(visit.clients), -1).mean(1) for one in gates]
+        losses.add("gate1", visit.clients, each[0])
+        losses.add("gate2", visit.clients, each[1])
+        return Upload(views.feature.detach(), tokens, number), views.feature, (each[0] + each[1]).sum()
+
+    def _adapted(self, trunk: Trunk, weights: Parameters, client: int, step: int) -> Parameters:
+        """The front end that the client would have after personalisation on another batch of its own."""
+        settings, (inputs, tokens) = self.federation.config.harmony, self.federation.batch([client], step, SUPPORT)
+        own = self.federation.own[client].expand(len(tokens), -1)
+        steps, rate = settings.inner_steps, settings.inner_rate
+        return adapted(trunk, weights, inputs, tokens, own, steps=steps, rate=rate)
 
     def _cloud_step(self, uploads: list[Upload], clients: list[list[int]], losses: Losses) -> Sequence[Tensor]:
         """The cloud's side, step 3: θ learns; returns the loss's gradient at each group's features."""
@@ -116,33 +138,33 @@ class Harmony:
         return self._trained(lambda index, front_end: gate_heads(front_end))
 
     def finish(self) -> Trained:
-        """The same with personal heads, trained."""
-        return self._trained(lambda index, front_end: personal_heads(self.federation, index, front_end))
+        """The same, each made its client's own."""
+        return self._trained(lambda index, front_end: personal(self.federation, index, front_end))
 
-    def _trained(self, give_heads: Callable[[int, FrontEnd], None]) -> Trained:
+    def _trained(self, give: Callable[[int, FrontEnd], None]) -> Trained:
         clients = {}
-        for architecture, ids in self.federation.groups.items():
-            front_end = self._front_end(architecture)
-            for index in ids:
-                give_heads(index, front_end)
-                clients[index] = numpy_state(front_end)
+        for client in self.federation.clients:
+            front_end = self._front_end(client.architecture)
+            give(client.index, front_end)
+            clients[client.index] = numpy_state(front_end)
         return Trained(numpy_state(self.back_end), clients)
 
     def _front_end(self, architecture: Architecture) -> FrontEnd:
         federation, classes = self.federation, self.federation.dataset.classes
         front_end = FrontEnd(architecture, federation.image, federation.feature, outputs=classes, gate=classes)
-        state = self._skeleton(architecture).slices(self._parameters(architecture.family))
-        front_end.load_state_dict({name: value.detach() for name, value in state.items()}, strict=False)
+        _, weights = self._slice(architecture)
+        front_end.load_state_dict({name: value.detach() for name, value in weights.items()}, strict=False)
         return front_end
 
-    def _skeleton(self, architecture: Architecture) -> Trunk:
-        federation = self.federation
-        return skeleton(architecture, federation.image, federation.feature, federation.dataset.classes)
+    def _slice(self, architecture: Architecture) -> tuple[Trunk, Parameters]:
+        """The architecture without weights, and its slice of the family's super-network.
 
-    def _parameters(self, family: str) -> Parameters:
-        """The family's super-network with the exit at the cut, which all families share: features are alike there."""
+        The exit at the cut is the same for all families: features are alike there.
+        """
+        federation, family = self.federation, architecture.family
+        trunk = skeleton(architecture, federation.image, federation.feature, federation.dataset.classes)
         names = ((name, name.removeprefix(f"{family}/")) for name in self.shared)
-        return {bare: self.shared[name] for name, bare in names if "/" not in bare}
+        return trunk, trunk.slices({bare: self.shared[name] for name, bare in names if "/" not in bare})
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training depends on, by name."""
@@ -174,5 +196,5 @@ def _super_networks(federation: Federation) -> Parameters:
     return shared
 
 
-def _gate(parameters: Parameters, exit_: str, embedding: Tensor) -> Tensor:
-    return F.linear(embedding, parameters[f"{exit_}.gate.weight"], parameters[f"{exit_}.gate.bias"])
+def _joined(parts: list[Views]) -> Views:
+    return Views(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -86,10 +86,15 @@ class Method(Protocol):
 
 def annealed(optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
     """Set the learning rate of a step: half a cosine from the config's rate to 0 (Loshchilov & Hutter 2017)."""
-    rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / (config.rounds * config.steps)))
+    rate = cosine(config.learning_rate, step, config.rounds * config.steps)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
+
+
+def cosine(rate: float, step: int, steps: int) -> float:
+    """The learning rate at a step: from `rate` to 0 along half a cosine."""
+    return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @contextmanager

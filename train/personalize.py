@@ -1,4 +1,8 @@
-"""Personal heads: a client's own few classes, learnt on its own images, over an extractor that stays as it is."""
+"""What a client makes its own at the end, on its own images: its heads, then its whole front end but the gates.
+
+Only the loss among its own classes is minimised. It says nothing of foreign classes, so the features of those stay
+where θ can read them; the server's loss on a client's own images would pull all features to those few classes.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,61 @@ import copy
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harmony.core.models import ExitHead, FrontEnd
-from harmony.train.federation import HEADS, Federation, stream
+from harmony.train.federation import FRONT_END, HEADS, Federation, stream
 from harmony.train.losses import masked_cross_entropy
+from harmony.train.method import cosine
 
 BATCH = 64
+EVALUATED = 256
 
 
 def gate_heads(front_end: FrontEnd) -> None:
     """Let both heads begin as the gate's rows, in place."""
     for exit_ in (front_end.exit1, front_end.exit2):
         exit_.head.load_state_dict(_gate_rows(exit_).state_dict())
+
+
+def personal(federation: Federation, index: int, front_end: FrontEnd) -> None:
+    """Make the front end client `index`'s own, in place, as far as config.harmony.personalize says."""
+    personal_heads(federation, index, front_end)
+    if federation.config.harmony.personalize == "front-end":
+        personal_front_end(federation, index, front_end)
+
+
+def personal_front_end(federation: Federation, index: int, front_end: FrontEnd) -> None:
+    """Train all of the front end but its gates, in place; kept only if its exits err less on held-out images."""
+    before, shared = _held_out_loss(federation, index, front_end), copy.deepcopy(front_end.state_dict())
+    settings = federation.config.harmony
+    moving = [value for name, value in front_end.named_parameters() if ".gate." not in name]
+    optimizer = torch.optim.Adam(moving, lr=settings.personalize_rate)
+    train = federation.clients[index].train
+    for step in range(settings.personalize_steps):
+        optimizer.param_groups[0]["lr"] = cosine(settings.personalize_rate, step, settings.personalize_steps)
+        drawn = stream(federation.config.seed, FRONT_END, index, step).choice(train, BATCH, replace=len(train) < BATCH)
+        optimizer.zero_grad(set_to_none=True)
+        _exit_loss(federation, index, front_end, drawn).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    if not _held_out_loss(federation, index, front_end) < before:
+        front_end.load_state_dict(shared)
+
+
+def _exit_loss(federation: Federation, index: int, front_end: FrontEnd, images: NDArray[np.int64]) -> Tensor:
+    out = front_end(federation.inputs(federation.dataset.x_train[images]))
+    tokens = torch.from_numpy(federation.tokens[federation.dataset.y_train[images]])
+    own = federation.own[index].expand(len(tokens), -1)
+    return masked_cross_entropy(out.logits1, tokens, own) + masked_cross_entropy(out.logits2, tokens, own)
+
+
+@torch.no_grad()
+def _held_out_loss(federation: Federation, index: int, front_end: FrontEnd) -> float:
+    images = federation.clients[index].holdout
+    parts = [images[start : start + EVALUATED] for start in range(0, len(images), EVALUATED)]
+    total = sum(float(_exit_loss(federation, index, front_end, part)) * len(part) for part in parts)
+    return total / max(1, len(images))
 
 
 def personal_heads(federation: Federation, index: int, front_end: FrontEnd) -> None:
@@ -65,10 +111,10 @@ def _loss(head: nn.Linear, embedding: Tensor, tokens: Tensor, own: Tensor) -> fl
 
 
 @torch.no_grad()
-def _embed(federation: Federation, front_end: FrontEnd, images: np.ndarray) -> tuple[Tensor, Tensor]:
+def _embed(federation: Federation, front_end: FrontEnd, images: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     parts = []
-    for start in range(0, len(images), 256):
-        inputs = federation.inputs(federation.dataset.x_train[images[start : start + 256]])
+    for start in range(0, len(images), EVALUATED):
+        inputs = federation.inputs(federation.dataset.x_train[images[start : start + EVALUATED]])
         hidden = front_end.lower(inputs)
         parts.append((front_end.exit1.embed(hidden), front_end.exit2.embed(front_end.upper(hidden))))
     return torch.cat([one for one, _ in parts]), torch.cat([two for _, two in parts])
