@@ -27,6 +27,12 @@ def export(
     noise: Annotated[
         bool, typer.Option("--noise", help="Check parity on noise, where the run's data cannot be had.")
     ] = False,
+    sign: Annotated[
+        list[Path] | None, typer.Option(metavar="KEY", help="Sign every bundle (see harmony keygen); repeatable.")
+    ] = None,
+    tar: Annotated[
+        bool, typer.Option("--tar", help="DIR/client-KKK.tar and DIR/cloud.tar instead of folders.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
     """Export a run's front ends and back end, each checked against PyTorch on real test images.
@@ -34,13 +40,16 @@ def export(
     \b
     harmony export runs/first --out bundles/                            every client, ONNX and ExecuTorch, and the cloud
     harmony export runs/first --out bundles/ --client 3 --format onnx   one device, ONNX alone
+    harmony export runs/first --out bundles/ --tar --sign release.key   one signed file a device, always the same bytes
     harmony export runs/first --out bundles/ --json                     sizes, parity errors and times, for scripts
 
     Interrupted? Run it again: bundles that are whole are kept.
     """
     require("export")
+    from harmony.core.signing_keys import read_secret
     from harmony.export import export_run
 
+    keys = [read_secret(path) for path in sign or ()]
     with _progress_bar() as on_event:
         reports = export_run(
             run,
@@ -50,6 +59,8 @@ def export(
             jobs=jobs or _jobs(),
             data_dir=data_dir,
             noise=noise,
+            keys=keys,
+            tar=tar,
             on_event=on_event,
         )
     _print(reports, as_json=as_json)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harmony.cli.trust import Trusted, read_trust
+
 if TYPE_CHECKING:
     from harmony.core.bundle import DeviceManifest
     from harmony.device import Answer, FallbackClient
@@ -23,6 +25,7 @@ def infer(
     engine: Annotated[Literal["onnxruntime", "executorch"], typer.Option(help="What runs the front end.")] = (
         "onnxruntime"
     ),
+    trust: Trusted = None,
     deadline: Annotated[float, typer.Option(metavar="S", help="Seconds for one question to the cloud.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
@@ -39,7 +42,7 @@ def infer(
     from harmony.device import Device, open_engine
     from harmony.device.images import read_image
 
-    manifest = open_device_bundle(bundle)
+    manifest = open_device_bundle(bundle, read_trust(trust))
     images = [read_image(path, manifest.image) for path in inputs]
     with ExitStack() as stack:
         fallback = None

@@ -9,6 +9,7 @@ import typer
 
 from harmony.cli import (
     bench,
+    bundle,
     data,
     demo,
     evaluate,
@@ -16,6 +17,7 @@ from harmony.cli import (
     export,
     figures,
     infer,
+    keygen,
     keys,
     loadtest,
     registry,
@@ -36,6 +38,8 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony evaluate runs/first                   accuracy over in- and out-of-distribution mixes
   harmony export runs/first --out bundles/      bundles for devices (ONNX, ExecuTorch) and the cloud
   harmony verify bundles/client-000             is it whole, and does it answer as promised
+  harmony keygen release                        a key that signs bundles, and one by which devices know them
+  harmony bundle pack bundles/client-000        one file, always the same bytes; and back; sign
   harmony serve bundles/cloud                   the fallback over HTTP (Open Inference Protocol v2)
   harmony registry add bundles/cloud            versions of models that services follow, swapped while they serve
   harmony keys create phones                    who may ask a service, how often, for how long
@@ -64,6 +68,8 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("keygen")(keygen.keygen)
+app.add_typer(bundle.app, name="bundle")
 app.command("serve")(serve.serve)
 app.command("loadtest")(loadtest.loadtest)
 app.add_typer(registry.app, name="registry")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harmony.cli.trust import Trusted, read_trust
+
 if TYPE_CHECKING:
     from harmony.device import VerifyReport
 
@@ -17,12 +19,14 @@ def verify(
     engine: Annotated[
         Literal["onnxruntime", "executorch"] | None, typer.Option(help="Only this one; else all that are installed.")
     ] = None,
+    trust: Trusted = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
-    """Check every byte of a bundle, then run its test vectors.
+    """Check every byte of a bundle, and who signed it, then run its test vectors.
 
     \b
     harmony verify bundles/client-000
+    harmony verify client-000.tar --trust release.pub
     harmony verify bundles/* --json
     harmony verify bundles/client-000 --engine executorch
 
@@ -31,12 +35,15 @@ def verify(
     from harmony.cli.output import print_json, print_table
     from harmony.device import verify as check
 
-    reports = [check(bundle, engine) for bundle in bundles]
+    keys = read_trust(trust)
+    reports = [check(bundle, engine, keys) for bundle in bundles]
     if as_json:
         print_json([_document(report) for report in reports])
         return
     columns = ("bundle", "what", "files", "KiB", "engine", "vectors", "largest error")
     print_table("Whole, and true to their test vectors", columns, [row for one in reports for row in _rows(one)])
+    for report in reports:
+        typer.echo(f"{report.bundle.name}: {report.signature}")
     for reason in sorted({part.skipped for one in reports for part in one.engines if part.skipped}):
         typer.echo(f"not run: {reason}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from harmony.core.archive import packing
 from harmony.core.bundle import (
     VECTORS,
     CloudManifest,
@@ -23,7 +25,8 @@ from harmony.core.bundle import (
 )
 from harmony.core.checkpoint import BACK_END, CheckpointManifest, ClientRecord, client_file, load_tensors
 from harmony.core.models import FrontEnd
-from harmony.core.sealed import seal, sealing
+from harmony.core.sealed import TAR, seal, sealing
+from harmony.core.signing_keys import SecretKey
 from harmony.export.lowering import Blueprint
 from harmony.export.networks import back_end, front_end, parameters, shape_of
 from harmony.export.onnx_program import back_end_to_onnx
@@ -56,30 +59,40 @@ class Source:
 
 
 def write_client(
-    source: Source, client: ClientRecord, blueprints: Sequence[Blueprint], images: NDArray[np.float32], folder: Path
+    source: Source,
+    client: ClientRecord,
+    blueprints: Sequence[Blueprint],
+    images: NDArray[np.float32],
+    place: Path,
+    *,
+    keys: Sequence[SecretKey] = (),
 ) -> ExportReport:
-    """The device bundle of one client in `folder`. images: (n, C, H, W), scaled. ParityFailed, RunExists."""
+    """The device bundle of one client at `place`, a .tar if its name says so. images: (n, C, H, W), scaled; keys: who
+    signs it. ParityFailed, RunExists.
+    """
     started = time.perf_counter()
     path = source.folder / client_file(client.index)
     network = front_end(source.manifest, client, load_tensors(path), path)
     vectors = front_end_vectors(network, images)
-    with sealing(folder) as draft:
+    with _writing(place) as draft:
         engines = [_add_engine(draft, network, one, vectors, who=f"client {client.index}") for one in blueprints]
         write_vectors(draft / VECTORS, vectors)
-        seal(draft, _device_manifest(source, client, blueprints, parameters(network)))
+        seal(draft, _device_manifest(source, client, blueprints, parameters(network)), keys)
     return ExportReport(
-        bundle=folder, client=client.index, architecture=str(client.architecture), parameters=parameters(network),
+        bundle=place, client=client.index, architecture=str(client.architecture), parameters=parameters(network),
         engines=tuple(engines), kept=False, seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 
-def write_cloud(source: Source, images: NDArray[np.float32], folder: Path) -> ExportReport:
-    """The cloud bundle in `folder`. Its test vectors are the features that the first clients make of the images."""
+def write_cloud(
+    source: Source, images: NDArray[np.float32], place: Path, *, keys: Sequence[SecretKey] = ()
+) -> ExportReport:
+    """The cloud bundle at `place`. Its test vectors are the features that the first clients make of the images."""
     started = time.perf_counter()
     path = source.folder / BACK_END
     network = back_end(source.manifest, load_tensors(path), path)
     vectors = back_end_vectors(network, _features(source, images))
-    with sealing(folder) as draft:
+    with _writing(place) as draft:
         program = back_end_to_onnx(network, source.manifest.feature)
         (draft / "back_end.onnx").write_bytes(program)
         error = max(
@@ -87,10 +100,14 @@ def write_cloud(source: Source, images: NDArray[np.float32], folder: Path) -> Ex
             for found in run_back_end(program, vectors["feature"])
         )
         write_vectors(draft / VECTORS, vectors)
-        seal(draft, _cloud_manifest(source, parameters(network)))
+        seal(draft, _cloud_manifest(source, parameters(network)), keys)
     seconds = time.perf_counter() - started
     engine = EngineReport("onnxruntime", {"back_end.onnx": len(program)}, error, None, seconds)
-    return ExportReport(folder, None, None, parameters(network), (engine,), kept=False, seconds=seconds)
+    return ExportReport(place, None, None, parameters(network), (engine,), kept=False, seconds=seconds)
+
+
+def _writing(place: Path) -> AbstractContextManager[Path]:
+    return packing(place) if place.suffix == TAR else sealing(place)
 
 
 def _add_engine(draft: Path, network: FrontEnd, blueprint: Blueprint, vectors: Vectors, *, who: str) -> EngineReport:

@@ -15,7 +15,8 @@ from harmony.core.config import make_config
 from harmony.core.data import load
 from harmony.core.errors import ArtifactError, ConfigError, RunExists
 from harmony.core.preprocess import Preprocessor
-from harmony.core.sealed import MANIFEST, hash_file
+from harmony.core.sealed import MANIFEST, TAR, hash_file, read_signatures
+from harmony.core.signing_keys import SecretKey
 from harmony.export.bundles import ENGINE_OF, Source, write_client, write_cloud
 from harmony.export.lowering import Blueprint, blueprints, tasks_of
 from harmony.export.networks import Shape, shape_of
@@ -34,33 +35,37 @@ def export_run(
     jobs: int = 1,
     data_dir: Path | None = None,
     noise: bool = False,
+    keys: Sequence[SecretKey] = (),
+    tar: bool = False,
     on_event: OnEvent | None = None,
 ) -> list[ExportReport]:
     """Export `run` (a run folder, or a checkpoint itself) to OUT/client-KKK and OUT/cloud.
 
-    clients: which ones, all by default. jobs: processes that lower networks; more than 1 spawns, so a script needs its
+    clients: which ones, all by default. keys: each signs every bundle. tar: OUT/client-KKK.tar and OUT/cloud.tar
+    instead of folders. jobs: processes that lower networks; more than 1 spawns, so a script needs its
     `if __name__ == "__main__"`. Parity is checked on test images of the run's data (found as in training, or in
     data_dir); on seeded noise if asked.
 
     Each bundle appears whole or not at all, so an export that was interrupted is simply run again: bundles of the same
-    checkpoint with the same engines that are whole are kept. RunExists for any other folder in a bundle's place, before
-    anything is written. Also: ArtifactError, DataError, ConfigError, EngineUnavailable, ParityFailed.
+    checkpoint with the same engines and signatures that are whole are kept. RunExists for any other folder in a
+    bundle's place, before anything is written. Also: ArtifactError, DataError, ConfigError, EngineUnavailable,
+    ParityFailed.
     """
     source = _open(run)
     chosen = _choose(source, clients)
     formats = _check_formats(formats)
-    kept = {client.index: _kept(_place(out, client), source, client.index, formats) for client in chosen}
-    kept_cloud = _kept_cloud(out / "cloud", source)
+    job = _Job(source, formats, out, jobs, tuple(keys), tar)
+    kept = {client.index: _kept(job, client.index) for client in chosen}
+    kept_cloud = _kept_cloud(job)
     todo = [client for client in chosen if kept[client.index] is None]
     report = _Progress(on_event, todo, formats, cloud=kept_cloud is None)
     found = [one for one in (*kept.values(), kept_cloud) if one is not None]
     if len(found) < len(chosen) + 1:
         images = vector_images(source.manifest, data_dir, noise=noise)
         if kept_cloud is None:
-            found.append(write_cloud(source, images, out / "cloud"))
+            found.append(write_cloud(source, images, job.place("cloud"), keys=keys))
             report("cloud")
-        job = _Job(source, formats, images, out, jobs)
-        found += _write_clients(job, todo, report)
+        found += _write_clients(job, images, todo, report)
     return sorted(found, key=lambda one: (one.client is None, one.client))
 
 
@@ -98,12 +103,21 @@ class _Progress:
 class _Job(NamedTuple):
     source: Source
     formats: tuple[Format, ...]
-    images: NDArray[np.float32]
     out: Path
     jobs: int
+    keys: tuple[SecretKey, ...]
+    tar: bool
+
+    def place(self, name: str) -> Path:
+        return self.out / (f"{name}{TAR}" if self.tar else name)
+
+    def place_of(self, client: int) -> Path:
+        return self.place(f"client-{client:03d}")
 
 
-def _write_clients(job: _Job, todo: Sequence[ClientRecord], report: _Progress) -> list[ExportReport]:
+def _write_clients(
+    job: _Job, images: NDArray[np.float32], todo: Sequence[ClientRecord], report: _Progress
+) -> list[ExportReport]:
     """Write a shape's clients as soon as its last format is lowered."""
     ready: dict[Shape, dict[Format, Blueprint]] = {}
     written: list[ExportReport] = []
@@ -115,13 +129,10 @@ def _write_clients(job: _Job, todo: Sequence[ClientRecord], report: _Progress) -
             continue
         for client in [client for client in todo if shape_of(client) == shape]:
             ordered = [ready[shape][one] for one in job.formats]
-            written.append(write_client(job.source, client, ordered, job.images, _place(job.out, client)))
+            place = job.place_of(client.index)
+            written.append(write_client(job.source, client, ordered, images, place, keys=job.keys))
             report(f"client {client.index}")
     return written
-
-
-def _place(out: Path, client: ClientRecord) -> Path:
-    return out / f"client-{client.index:03d}"
 
 
 def _open(run: Path) -> Source:
@@ -154,39 +165,46 @@ def _check_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
         raise ConfigError(
             f"'{unknown[0]}' is no format" if unknown else "no format is chosen", mend=f"choose {','.join(FORMATS)}"
         )
-    return tuple(dict.fromkeys(formats))
+    return tuple(one for one in FORMATS if one in formats)  # in one order, so that the manifest is always the same
 
 
-def _kept(place: Path, source: Source, index: int, formats: Sequence[Format]) -> ExportReport | None:
+def _kept(job: _Job, index: int) -> ExportReport | None:
     """The report of a bundle that need not be written again; None if there is nothing; RunExists for anything else."""
+    place = job.place_of(index)
     if not place.exists():
         return None
     try:
         manifest: DeviceManifest = open_device_bundle(place)
     except ArtifactError as error:
         raise _foreign(place, f"is in the way and no whole bundle: {error}") from None
-    _require_same(place, manifest.checkpoint, source)
-    if (manifest.client, set(manifest.engines)) != (index, {ENGINE_OF[one] for one in formats}):
+    _require_same(place, manifest.checkpoint, job)
+    if (manifest.client, set(manifest.engines)) != (index, {ENGINE_OF[one] for one in job.formats}):
         raise _foreign(place, f"holds client {manifest.client} for {', '.join(sorted(manifest.engines))}")
     architecture = str(manifest.architecture)
     return ExportReport(place, index, architecture, manifest.parameters, (), kept=True, seconds=0)
 
 
-def _kept_cloud(place: Path, source: Source) -> ExportReport | None:
+def _kept_cloud(job: _Job) -> ExportReport | None:
+    place = job.place("cloud")
     if not place.exists():
         return None
     try:
         manifest: CloudManifest = open_cloud_bundle(place)
     except ArtifactError as error:
         raise _foreign(place, f"is in the way and no whole bundle: {error}") from None
-    _require_same(place, manifest.checkpoint, source)
+    _require_same(place, manifest.checkpoint, job)
     return ExportReport(place, None, None, manifest.parameters, (), kept=True, seconds=0)
 
 
-def _require_same(place: Path, checkpoint: str | None, source: Source) -> None:
-    if checkpoint != source.hash:
+def _require_same(place: Path, checkpoint: str | None, job: _Job) -> None:
+    if checkpoint != job.source.hash:
         raise _foreign(place, "was exported from another checkpoint")
+    signatures = read_signatures(place)
+    for key in job.keys:
+        made = None if signatures is None else signatures.by.get(key.public.id)
+        if signatures is None or made is None or not key.public.verifies(made, signatures.statement):
+            raise _foreign(place, f"is not signed by {key.public}", "sign it with 'harmony bundle sign', or")
 
 
-def _foreign(place: Path, why: str) -> RunExists:
-    return RunExists(why, where=place, mend="choose another --out, or remove it first")
+def _foreign(place: Path, why: str, first: str = "") -> RunExists:
+    return RunExists(why, where=place, mend=f"{first} choose another --out, or remove it first".lstrip())
