@@ -280,8 +280,8 @@ def test_a_kill_leaves_only_whole_bundles_and_the_rest_can_follow(tiny_run: Path
 import os, pathlib, signal, harmony.core.sealed as sealed
 from harmony.export import export_run, bundles
 write = bundles.seal
-def seal_then_die(folder, manifest):
-    sealed_manifest = write(folder, manifest)
+def seal_then_die(folder, manifest, *keys):
+    sealed_manifest = write(folder, manifest, *keys)
     if getattr(manifest, "client", None) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return sealed_manifest
