@@ -51,14 +51,24 @@ def experiment(
     harmony experiment --report results/experiment-*.json        tables and plots
     harmony experiment --report --publish results/experiment-*.json
 
-    Every run has a folder; a finished one is never run twice, an unfinished one goes on from its last state, and
-    changed settings make another run. A run that fails is named, the others go on, and the exit code is 1.
+    A finished run is never run twice, an unfinished one goes on from its last state, and changed settings make another
+    run. A run that fails is named, the others go on, and the exit code is 1.
     """
     if report:
         _write_report(files, out or Path("runs/experiments/report"), publish)
         return
     require("train")
-    from harmony.bench.experiment import cells_of, choose, collect, load_grid, reopen, run_cells, write_experiment
+    from harmony.bench.experiment import (
+        cells_of,
+        choose,
+        collect,
+        load_grid,
+        reopen,
+        run_cells,
+        standing,
+        unfinished,
+        write_experiment,
+    )
     from harmony.bench.host import Watch
     from harmony.cli.output import print_json
 
@@ -71,8 +81,9 @@ def experiment(
     if again:
         reopen(cells, home)
     watch = Watch()
-    with _progress(cells) as follow:
-        run_cells(cells, home, jobs=jobs, commit=watch.commit, data_dir=data_dir, on_event=follow)
+    waiting = unfinished(cells, home)
+    with _progress(waiting) as follow:
+        run_cells(waiting, home, jobs=jobs, commit=watch.commit, data_dir=data_dir, on_event=follow)
     outcome = collect(grid, home, watch)
     target = results / f"experiment-{grid.name}.json"
     write_experiment(target, outcome)
@@ -80,8 +91,7 @@ def experiment(
         print_json(outcome.model_dump(mode="json"))
     else:
         _print(outcome, target)
-    chosen = {cell.folder for cell in cells}
-    if any(failed.folder in chosen for failed in outcome.failed):
+    if any(standing(cell, home) != "done" for cell in cells):
         raise typer.Exit(1)
 
 
@@ -110,7 +120,7 @@ def _write_report(files: Sequence[Path], folder: Path, publish: bool) -> None:
 
 
 def _list(cells: Sequence[Cell], home: Path, as_json: bool) -> None:
-    from harmony.bench.experiment import standing
+    from harmony.bench.experiment import folder_of, standing
     from harmony.cli.output import print_json, print_table
 
     columns = ("method", "data", "split", "family", "seed", "rounds", "state")
@@ -121,7 +131,7 @@ def _list(cells: Sequence[Cell], home: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             [
-                dict(zip(columns, row, strict=True)) | {"folder": cell.folder}
+                dict(zip(columns, row, strict=True)) | {"folder": folder_of(cell, home).name}
                 for cell, row in zip(cells, rows, strict=True)
             ]
         )
@@ -135,7 +145,7 @@ def _progress(cells: Sequence[Cell]) -> Iterator[Callable[[Event], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    unlike = {cell.folder: cell for cell in cells}
+    unlike = {cell.key: cell for cell in cells}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn())
     display = Progress(*columns, console=Console(stderr=True), speed_estimate_period=900)
     rounds = dict.fromkeys(unlike, 0)
@@ -143,7 +153,7 @@ def _progress(cells: Sequence[Cell]) -> Iterator[Callable[[Event], None]]:
     tasks: dict[str, TaskID] = {}
 
     def follow(event: Event) -> None:
-        key = event.cell.folder
+        key = event.cell.key
         if event.progress is not None:
             if key not in tasks:
                 tasks[key] = display.add_task(event.cell.label, total=event.progress.rounds, count="")

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from harmony.bench.experiment.cell import finished, noted_error
+from harmony.bench.experiment.folders import finished, folder_of, noted_error
 from harmony.bench.experiment.grid import Grid, cells_of
 from harmony.bench.experiment.results import CellResult, ExperimentResult, FailedCell, rounded
 from harmony.bench.host import Watch
@@ -23,16 +23,15 @@ def collect(grid: Grid, home: Path, watch: Watch) -> ExperimentResult:
     cells, failed = [], []
     plan = cells_of(grid)
     for cell in plan:
-        folder = home / cell.folder
         try:
-            result, error = finished(cell, folder), noted_error(folder)
+            result, error = finished(cell, home), noted_error(cell, home)
         except HarmonyError as damage:
             result, error = None, f"{type(damage).__name__}: {damage}"
         if result is not None:
             cells.append(_slim(result, grid))
         elif error is not None:
             names = {"data": cell.data, "split": cell.split, "family": cell.family, "method": cell.method}
-            failed.append(FailedCell(**names, seed=cell.seed, folder=cell.folder, error=error))
+            failed.append(FailedCell(**names, seed=cell.seed, folder=folder_of(cell, home).name, error=error))
     return ExperimentResult(
         harmony_version=importlib.metadata.version("harmony-sfl"),
         grid=grid,

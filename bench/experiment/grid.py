@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from harmony.core.config import Table, Text, TrainConfig, make_config, merged, read_toml
+from harmony.core.config import METHOD_DEFAULTS, Table, Text, TrainConfig, make_config, merged, read_toml
 from harmony.core.errors import ConfigError
 from harmony.core.mix import RHOS
 
@@ -147,18 +147,33 @@ class Cell:
         axes = (self.method, self.data, self.split, self.family)
         return ", ".join([*(name for name in axes if name != _ALL.name), f"seed {self.seed}"])
 
-    @cached_property
-    def folder(self) -> str:
-        """Its folder's name: a few words, and a hash of all that its numbers depend on.
+    @property
+    def looks(self) -> dict[str, Any]:
+        """How the run is looked at and judged, as JSON."""
+        return {
+            "rhos": list(self.rhos),
+            "evaluate_every": self.evaluate_every,
+            "look_images": self.look_images,
+            "diagnose": self.diagnose,
+        }
 
-        A setting that has its default leaves the hash alone, so that a new setting does not orphan finished cells.
-        Cells of equal settings share a folder, whatever family they are listed under.
-        """
-        looks = [self.rhos, self.evaluate_every, self.look_images, self.diagnose]
-        settings = self.config.model_dump(mode="json", exclude_defaults=True)
-        text = json.dumps([settings, looks], sort_keys=True)
+    @cached_property
+    def meaning(self) -> str:
+        """All that the cell's numbers depend on, in one line; equal for equal runs, wherever the grid lists them."""
+        return meaning_of(self.config, self.looks)
+
+    @cached_property
+    def key(self) -> str:
+        """A name for its folder: a few words, the seed, and a hash of its meaning."""
         words = re.sub(r"[^a-z0-9]+", "-", f"{self.data} {self.method}".lower()).strip("-")
-        return f"{words[:60]}-s{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"{words[:60]}-s{self.seed}-{hashlib.sha256(self.meaning.encode()).hexdigest()[:10]}"
+
+
+def meaning_of(config: TrainConfig, looks: dict[str, Any]) -> str:
+    """See Cell.meaning. The tables of other methods than the config's own have no part in it."""
+    strange = set(METHOD_DEFAULTS) - {config.method}
+    settings = {name: value for name, value in config.model_dump(mode="json").items() if name not in strange}
+    return json.dumps([settings, looks], sort_keys=True)
 
 
 def load_grid(path: Path) -> Grid:

@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from harmony.bench.experiment.cell import note_error, run_cell
+from harmony.bench.experiment.cell import run_cell
+from harmony.bench.experiment.folders import note_error
 from harmony.bench.experiment.grid import Cell
 from harmony.bench.experiment.results import CellResult
 from harmony.core.errors import HarmonyError
@@ -46,15 +47,15 @@ def run_cells(
 ) -> None:
     """Finish every cell in a folder of its own below `home`. An error is noted in the cell's folder and reported.
 
-    Cells that share a folder are the same run: the first is run. Whatever ends the wait (Ctrl-C too) ends all.
+    Cells of one key are the same run: the first is run. Whatever ends the wait (Ctrl-C too) ends all.
     """
-    unlike = {cell.folder: cell for cell in reversed(cells)}
+    unlike = {cell.key: cell for cell in reversed(cells)}
     pool = _Pool(deque(reversed(unlike.values())), (str(home), commit, data_dir))
     try:
         while pool.fill(jobs):
             for event in pool.events():
                 if event.error is not None:
-                    note_error(home / event.cell.folder, event.error)
+                    note_error(event.cell, home, event.error)
                 on_event(event)
     finally:
         pool.kill()
@@ -130,7 +131,7 @@ def _work(pipe: Pipe, home: str, commit: str | None, data_dir: Path | None) -> N
         try:
             result = run_cell(
                 cell,
-                Path(home) / cell.folder,
+                Path(home),
                 commit=commit,
                 data_dir=data_dir,
                 on_progress=lambda progress: pipe.send((progress,)),

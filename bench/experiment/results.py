@@ -12,7 +12,8 @@ from harmony.core.spec import Frozen
 from harmony.train.diagnose import Diagnosis, Midway
 
 DIGITS = 5
-"""Decimals of every float: accuracies of a test set need four."""
+"""Decimals of every measured float: accuracies of a test set need four."""
+SETTINGS = ("config", "grid", "looks")
 
 
 class CellResult(Frozen):
@@ -74,11 +75,11 @@ class ExperimentResult(Versioned):
 
 
 def rounded(value: Any) -> Any:
-    """The same JSON value with floats of DIGITS decimals."""
+    """The same JSON value with floats of DIGITS decimals; settings stay as they are."""
     if isinstance(value, float):
         return round(value, DIGITS)
     if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
+        return {key: one if key in SETTINGS else rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(one) for one in value]
     return value
