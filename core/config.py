@@ -49,6 +49,18 @@ class DataConfig(Table):
     own_test: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+class TokenConfig(Table):
+    """Under which token the cloud knows a class, and how truly it is told.
+
+    key_file: 32 secret bytes (see harmony.core.tokens) that decide both; without it they follow from the run's seed,
+    which is for simulations only; epsilon: the token of each training image is told under randomised response with this
+    ε, drawn once an image; without it the truth is told.
+    """
+
+    key_file: Text | None = None
+    epsilon: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
 class SplitGPConfig(Table):
     """SplitGP (Han et al., INFOCOM 2023). `mixing`: λ, the share of its own weights that a client keeps each round."""
 
@@ -150,6 +162,7 @@ class TrainConfig(Table):
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
     gamma: Share = 0.5
+    tokens: TokenConfig = TokenConfig()
     exits: ExitConfig = ExitConfig()
     splitgp: SplitGPConfig = SplitGPConfig()
     heterofl: HeteroFLConfig = HeteroFLConfig()
@@ -172,6 +185,12 @@ class TrainConfig(Table):
     def _score_has_its_head(self) -> Self:
         if self.method != "harmony" and self.exits.score == "own_mass":
             raise ValueError(f"exits.score 'own_mass' needs a gate head, which {self.method} has not; try 'entropy'")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_told(self) -> Self:
+        if self.method != "harmony" and self.tokens.epsilon is not None:
+            raise ValueError(f"tokens.epsilon is for harmony: clients of {self.method} tell no token for every image")
         return self
 
 

@@ -53,11 +53,9 @@ def randomised_response(
     """
     if classes < 2:
         return np.asarray(tokens, dtype=np.int64)
-    seed = int.from_bytes(_derived(key, b"response", classes))
-    random = np.random.default_rng(seed)
-    lies = random.random(len(tokens)) >= keep_probability(epsilon, classes)
-    others = random.integers(1, classes, len(tokens))
-    return np.where(lies, (tokens + others) % classes, tokens).astype(np.int64)
+    lie, other = _uniform(_derived(key, b"response", classes), (len(tokens), 2)).T
+    steps = 1 + np.floor(other * (classes - 1)).astype(np.int64)
+    return np.where(lie < keep_probability(epsilon, classes), tokens, (tokens + steps) % classes).astype(np.int64)
 
 
 def keep_probability(epsilon: float, classes: int) -> float:
@@ -95,6 +93,12 @@ def _derived(key: bytes, purpose: bytes, *numbers: int) -> bytes:
         raise ValueError(f"a token key has {KEY_BYTES} bytes, not {len(key)}")
     message = b"harmony tokens 1 " + purpose + b"".join(b" %d" % number for number in numbers)
     return hmac.digest(key, message, "sha256")
+
+
+def _uniform(seed: bytes, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Numbers in [0, 1), multiples of 2⁻⁵³, out of SHAKE-256: to whoever lacks the seed they look drawn by chance."""
+    words = np.frombuffer(hashlib.shake_256(seed).digest(8 * math.prod(shape)), ">u8")
+    return (words >> 11).astype(np.float64).reshape(shape) * 2.0**-53
 
 
 def _words(key: bytes, purpose: bytes, classes: int) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from harmony.core.models import feature_spec
 from harmony.core.partition import partition
 from harmony.core.preprocess import Preprocessor
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
+from harmony.core.tokens import key_digest, randomised_response, read_token_key, simulated_key, token_permutation
 from harmony.train.test_images import merge
 
 # The first word of every random stream: one stream a purpose, so that adding a draw to one never moves another.
-BATCHES, ROTATION, TOKENS, HEADS, SUPPORT, PARTICIPANTS, FRONT_END = range(7)
+BATCHES, ROTATION, JOINING, HEADS, SUPPORT, PARTICIPANTS, FRONT_END = range(7)
 
 
 def stream(seed: int, *words: int) -> np.random.Generator:
@@ -44,13 +46,19 @@ class Client:
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """All clients over one data set. Labels stay here, on the clients' side; what leaves for the cloud are tokens."""
+    """All clients over one data set. Labels stay here, on the clients' side; what leaves for the cloud are tokens.
+
+    told: (training images,) the tokens that clients tell the cloud instead of the true ones; None: they tell the truth;
+    key: digest of the key that tokens and what is told follow from.
+    """
 
     config: TrainConfig
     dataset: Dataset
     clients: tuple[Client, ...]
     image: ImageSpec
     feature: FeatureSpec
+    told: NDArray[np.int64] | None = None
+    key: str = ""
 
     @cached_property
     def groups(self) -> dict[Architecture, list[int]]:
@@ -93,8 +101,16 @@ class Federation:
 
         purpose: the first word of the random stream that draws them.
         """
-        drawn = np.concatenate([self._draw(self.clients[index], step, purpose) for index in clients])
+        drawn = self._drawn(clients, step, purpose)
         return self.inputs(self.dataset.x_train[drawn]), torch.from_numpy(self.tokens[self.dataset.y_train[drawn]])
+
+    def told_tokens(self, clients: Sequence[int], step: int) -> Tensor:
+        """What some clients tell the cloud of their batches at a step, end to end: (clients · batch,) tokens."""
+        drawn = self._drawn(clients, step, BATCHES)
+        return torch.from_numpy(self.tokens[self.dataset.y_train[drawn]] if self.told is None else self.told[drawn])
+
+    def _drawn(self, clients: Sequence[int], step: int, purpose: int) -> NDArray[np.int64]:
+        return np.concatenate([self._draw(self.clients[index], step, purpose) for index in clients])
 
     def _draw(self, client: Client, step: int, purpose: int) -> NDArray[np.int64]:
         size = self.config.batch
@@ -110,8 +126,11 @@ def federation(config: TrainConfig, dataset: Dataset) -> Federation:
     splits = partition(
         dataset.y_train, config.partition, classes=classes, seed=config.seed, holdout=config.data.holdout, test=share
     )
-    # The key that the clients share and the cloud never gets: here a permutation drawn from the run's seed.
-    tokens = tuple(int(token) for token in stream(config.seed, TOKENS).permutation(classes))
+    settings = config.tokens
+    key = read_token_key(Path(settings.key_file)) if settings.key_file else simulated_key(config.seed)
+    tokens, told = token_permutation(key, classes), None
+    if settings.epsilon is not None:
+        told = randomised_response(np.asarray(tokens)[dataset.y_train], key, classes, settings.epsilon)
     architectures = [Architecture.parse(text) for text in config.architectures]
     clients = tuple(
         Client(
@@ -123,4 +142,4 @@ def federation(config: TrainConfig, dataset: Dataset) -> Federation:
         )
         for index, split in enumerate(splits)
     )
-    return Federation(config, dataset, clients, image, feature_spec(image))
+    return Federation(config, dataset, clients, image, feature_spec(image), told, key_digest(key))

@@ -104,7 +104,8 @@ class Harmony:
         each = [F.cross_entropy(one, tokens, reduction="none").view(len(visit.clients), -1).mean(1) for one in gates]
         losses.add("gate1", visit.clients, each[0])
         losses.add("gate2", visit.clients, each[1])
-        return Upload(views.feature.detach(), tokens, number), views.feature, (each[0] + each[1]).sum()
+        told = self.federation.told_tokens(visit.clients, step)
+        return Upload(views.feature.detach(), told, number), views.feature, (each[0] + each[1]).sum()
 
     def _adapted(self, trunk: Trunk, weights: Parameters, client: int, step: int) -> Parameters:
         """The front end that the client would have after personalisation on another batch of its own."""

@@ -197,3 +197,12 @@ def test_a_config_that_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
         save_config(TrainConfig(), tmp_path / "file" / "config.toml")
+
+
+def test_epsilon_is_for_a_method_that_tells_tokens() -> None:
+    assert make_config({"tokens": {"epsilon": 2.0}}).tokens.epsilon == 2.0
+    with pytest.raises(ConfigError, match=r"tokens\.epsilon is for harmony: clients of splitgp tell no token"):
+        make_config({"method": "splitgp", "tokens": {"epsilon": 2.0}})
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"tokens\.epsilon"):
+            make_config({"tokens": {"epsilon": wrong}})

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
-from harmony.core.config import TrainConfig
+from harmony.core.config import TrainConfig, make_config
 from harmony.core.data import Dataset
+from harmony.core.errors import ConfigError
+from harmony.core.tokens import make_token_key, token_permutation
 from harmony.train.federation import federation
 
 
@@ -50,3 +56,40 @@ def test_architectures_are_dealt_in_turn(config: TrainConfig, images: Dataset) -
     members = federation(config, images)
     assert [str(client.architecture) for client in members.clients] == list(config.architectures)
     assert np.concatenate(list(members.groups.values())).tolist() == [0, 1, 2, 3]
+
+
+def with_tokens(config: TrainConfig, **tokens: Any) -> TrainConfig:
+    return make_config(config.model_dump(mode="json") | {"tokens": tokens})
+
+
+def test_a_key_file_decides_the_tokens_and_the_seed_no_longer_does(
+    config: TrainConfig, images: Dataset, tmp_path: Path
+) -> None:
+    key = make_token_key(tmp_path / "a.key")
+    keyed = with_tokens(config, key_file=str(tmp_path / "a.key"))
+    first, second = (federation(keyed.model_copy(update={"seed": seed}), images) for seed in (0, 1))
+    assert tuple(first.tokens) == tuple(second.tokens) == token_permutation(key, images.classes)
+    assert first.key == second.key != federation(config, images).key
+    (tmp_path / "a.key").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"a\.key: may be read by others"):
+        federation(keyed, images)
+
+
+def test_the_cloud_is_told_of_an_image_the_same_thing_at_every_step(config: TrainConfig, images: Dataset) -> None:
+    """Every image is told once and for all: a client of few images draws each of them many times."""
+    members = federation(with_tokens(config, epsilon=0.5), images)
+    heard: dict[bytes, set[int]] = {}
+    lies = 0
+    for step in range(100):
+        inputs, tokens = members.batch([0], step)
+        told = members.told_tokens([0], step)
+        lies += int((told != tokens).sum())
+        for image, token in zip(inputs, told.tolist(), strict=True):
+            heard.setdefault(image.numpy().tobytes(), set()).add(token)
+    assert sum(map(len, heard.values())) == len(heard) < 100 * config.batch / 4
+    assert 0.6 < lies / (100 * config.batch) < 0.95  # 1 − e^0.5 / (e^0.5 + 9) = 0.85
+
+
+def test_without_epsilon_the_truth_is_told(config: TrainConfig, images: Dataset) -> None:
+    members = federation(config, images)
+    assert torch.equal(members.told_tokens([0, 2], 1), members.batch([0, 2], 1)[1])
