@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from harmony.cloud.program import Program
-from harmony.core.bundle import VECTORS, CloudManifest, open_cloud_bundle, sealed_vectors
-from harmony.core.errors import ArtifactMissing, ConfigError, ContractMismatch
+from harmony.core.bundle import VECTORS, CloudManifest, format_of, open_cloud_bundle, sealed_vectors
+from harmony.core.errors import ArtifactError, ArtifactMissing, ConfigError, ContractMismatch
 from harmony.core.onnx_graph import require_plain
-from harmony.core.sealed import MANIFEST, MAX_MANIFEST_BYTES, read_sealed
+from harmony.core.sealed import MANIFEST, TAR, read_sealed
 from harmony.core.signing import Trust
 from harmony.core.spec import FeatureSpec
 
@@ -61,12 +60,12 @@ def open_models(path: Path, trust: Trust | None = None) -> tuple[ServedModel, ..
 
 
 def find_bundles(path: Path) -> tuple[Path, ...]:
-    """Folders of the cloud bundles at `path`, by name. ArtifactMissing if there is none."""
-    for single in (path, path / CLOUD_FOLDER, path / DEMO_FOLDER / CLOUD_FOLDER):
-        if (single / MANIFEST).exists():
+    """Folders, or .tar, of the cloud bundles at `path`, by name. ArtifactMissing if there is none."""
+    for single in (path, path / CLOUD_FOLDER, path / f"{CLOUD_FOLDER}{TAR}", path / DEMO_FOLDER / CLOUD_FOLDER):
+        if (single / MANIFEST).exists() or (single.suffix == TAR and single.is_file()):
             return (single,)
     if not path.is_dir():
-        raise ArtifactMissing("no such folder", where=path, mend="check the path")
+        raise ArtifactMissing("no such folder, or .tar", where=path, mend="check the path")
     found = tuple(sorted(child for child in path.iterdir() if _is_cloud_bundle(child)))
     if not found:
         raise ArtifactMissing("no cloud bundle here", where=path, mend="give the folder that 'harmony export' wrote")
@@ -74,15 +73,11 @@ def find_bundles(path: Path) -> tuple[Path, ...]:
 
 
 def _is_cloud_bundle(folder: Path) -> bool:
-    """Whether the folder says that it is one; whether that is true is checked when it is opened."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file() or manifest.stat().st_size > MAX_MANIFEST_BYTES:
-        return False
+    """Whether the folder or .tar says that it is one; whether that is true is checked when it is opened."""
     try:
-        value = json.loads(manifest.read_bytes())
-    except (ValueError, RecursionError):
+        return format_of(folder) == CloudManifest.FORMAT
+    except ArtifactError:
         return False
-    return isinstance(value, dict) and value.get("format") == CloudManifest.FORMAT
 
 
 def open_model(folder: Path, version: str = VERSION, trust: Trust | None = None) -> ServedModel:

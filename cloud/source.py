@@ -12,7 +12,7 @@ from harmony.cloud.lanes import LATEST, Alias
 from harmony.cloud.models import find_bundles
 from harmony.core.bundle import CloudManifest
 from harmony.core.errors import ConfigError
-from harmony.core.sealed import MANIFEST, hash_file, read_manifest, reading
+from harmony.core.sealed import digest_of, read_manifest
 from harmony.core.signing import Trust
 
 
@@ -159,8 +159,7 @@ def _find(path: Path, trust: Trust | None) -> list[WantedVersion]:
         if name in found:
             problem = f"is named '{name}', and so is {found[name].folder}"
             raise ConfigError(problem, where=folder, mend="serve one of them")
-        with reading(folder):
-            found[name] = WantedVersion(name, "1", folder, hash_file(folder / MANIFEST), loaded=True)
+        found[name] = WantedVersion(name, "1", folder, digest_of(folder), loaded=True)
     return list(found.values())
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "Files",
     "Manifest",
     "Sha256",
+    "digest_of",
     "files_of",
     "hash_file",
     "read_manifest",
@@ -211,6 +212,12 @@ def read_manifest(folder: Path, kind: type[ManifestT], trust: Trust | None = Non
         if trust is not None:
             trust.check(read_signatures(folder), text, kind.FORMAT, folder)
     return _parse(text, kind, folder / MANIFEST)
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 of the manifest of a folder or .tar, as hex: the name of everything in it."""
+    with reading(folder):
+        return hashlib.sha256(_read_small(folder, files_of(folder), MANIFEST, MAX_MANIFEST_BYTES)).hexdigest()
 
 
 def read_signatures(folder: Path) -> Signatures | None:

@@ -12,9 +12,9 @@ from harmony.cloud.models import open_model
 from harmony.core.bundle import CloudManifest, open_cloud_bundle
 from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, RunExists
 from harmony.core.sealed import (
-    MANIFEST,
     SEAL,
-    hash_file,
+    digest_of,
+    files_of,
     read_manifest,
     read_signatures,
     reading,
@@ -61,7 +61,7 @@ class BundleStore:
         The errors of `verify`, ArtifactUntrusted; StorageError if the disk refuses.
         """
         open_cloud_bundle(source, self._trust)  # first, so that no other folder is ever copied
-        digest = hash_file(source / MANIFEST)
+        digest = digest_of(source)
         folder = self.folder(digest)
         if not folder.exists():
             try:
@@ -78,7 +78,7 @@ class BundleStore:
         folder = self.folder(digest)
         if not folder.is_dir():
             raise ArtifactMissing("the registry names this bundle, but it is not there", where=folder)
-        if hash_file(folder / MANIFEST) != digest:
+        if digest_of(folder) != digest:
             raise ArtifactCorrupt("is not the bundle that was registered", where=folder)
         return open_cloud_bundle(folder, self._trust)
 
@@ -99,7 +99,7 @@ class BundleStore:
     def _checked(self, folder: Path, digest: str, named: Path) -> Stored:
         read_manifest(folder, CloudManifest, self._trust)
         manifest = self._check(folder)
-        if hash_file(folder / MANIFEST) != digest:
+        if digest_of(folder) != digest:
             raise ArtifactCorrupt("changed while it was being registered", where=named)
         return Stored(digest, manifest)
 
@@ -111,8 +111,12 @@ def _add_signatures(source: Path, folder: Path) -> None:
 
 
 def _copy(source: Path, draft: Path) -> None:
+    """The files of a folder or .tar. Errors of reading and of writing name the file that they met."""
     with reading(source):
-        names = [path.name for path in source.iterdir() if path.name != SEAL]
+        files = files_of(source)
+        names = sorted(files.names() - {SEAL})
     for name in [*names, SEAL]:
-        # Errors of reading and of writing name the file that they met.
-        shutil.copyfile(source / name, draft / name, follow_symlinks=False)
+        with reading(source):
+            stream = files.open(name)
+        with stream, (draft / name).open("xb") as out:
+            shutil.copyfileobj(stream, out)

@@ -16,6 +16,7 @@ from harmony.cloud.process import running_service
 from harmony.cloud.registry.catalogue import Registry
 from harmony.cloud.registry.location import locate
 from harmony.cloud.source import Place
+from harmony.core.archive import pack
 from harmony.core.bundle import CloudManifest
 from harmony.core.errors import ArtifactUntrusted, HarmonyError, ServiceError
 from harmony.core.sealed import MANIFEST, SEAL, SIGNATURES, hash_file, read_signatures, sign_sealed
@@ -93,6 +94,22 @@ def test_a_registry_takes_what_is_signed(bundle_of: Callable[..., Path], keys: P
         for act in (registry.check, lambda: Opened.of(registry)):
             with pytest.raises(ArtifactUntrusted):
                 act()
+
+
+def test_archives_are_served_and_registered_as_folders_are(bundle: Bundle, keys: Path, tmp_path: Path) -> None:
+    folder = signed(Path(shutil.copytree(bundle.folder, tmp_path / "f")), keys / "release.key")
+    tar, known = tmp_path / "out" / "cloud.tar", trust(keys / "release.pub")
+    pack(folder, tar)
+    lines = tuple(key.line for key in known.keys)
+    for place in (tar, tmp_path / "out"):
+        assert Opened.of(Place(place, trust=lines).open()).names == ("backend",)
+    tar.rename(tar.with_name("other.tar"))
+    assert Opened.of(Place(tmp_path / "out", trust=lines).open()).names == ("backend",)
+    with Registry(locate(str(tmp_path / "r")), create=True, trust=known) as registry:
+        made = registry.register(tar.with_name("other.tar"), who="cli:me")
+        assert registry.register(folder, who="cli:me").version == made.version
+        stored = registry.store.folder(made.digest)
+    assert sorted(path.name for path in stored.iterdir()) == sorted(path.name for path in folder.iterdir())
 
 
 def test_a_manifest_without_a_signature_is_not_even_parsed(keys: Path, tmp_path: Path) -> None:
