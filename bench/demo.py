@@ -19,7 +19,7 @@ from harmony.bench.folder import require_writable, result_folder
 from harmony.bench.result_files import CSV_FILE, REPORT_FILE, to_csv, write_result
 from harmony.bench.results import Accuracy, BenchResult, BenchSettings, Versioned
 from harmony.bench.runner import BenchEvent, bench
-from harmony.core.config import Method, TrainConfig, demo_config
+from harmony.core.config import TrainConfig, demo_config
 from harmony.core.data import Dataset, load
 from harmony.core.mix import RHOS
 from harmony.core.partition import ClassesPerClient
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from harmony.train import Evaluation
 
 Step = Literal["splitgp", "harmony", "evaluate", "export", "devices"]
-METHODS: tuple[Method, ...] = ("splitgp", "harmony")
+Shown = Literal["splitgp", "harmony"]
+METHODS: tuple[Shown, ...] = ("splitgp", "harmony")
 LEAD = (
     "A federation of {clients} devices with {architectures} architectures, each holding {classes} of {all} classes of "
     "{data}, was trained twice with the same budget: by SplitGP and by HARMONY. HARMONY's devices were exported, and "
@@ -84,7 +85,7 @@ class DemoResult(Versioned):
     bench: BenchResult
 
 
-def _config(method: Method, settings: DemoSettings) -> TrainConfig:
+def _config(method: Shown, settings: DemoSettings) -> TrainConfig:
     config = demo_config(method, settings.seed, fast=settings.fast)
     if not settings.fast:
         return config
@@ -130,7 +131,7 @@ class _Story:
 
         def follow(name: str, now: Progress) -> None:
             losses = ", ".join(f"{term} {value:.2f}" for term, value in now.losses.items())
-            self._tell(cast(Method, name), now.done, now.rounds, losses)
+            self._tell(cast(Shown, name), now.done, now.rounds, losses)
 
         for method, config in self._configs.items():
             self._tell(method, 0, config.rounds)
