@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harmony.train import Progress as Round
 
 # Those of harmony.core.config, which is not imported for --help alone.
-MethodName = Literal["harmony", "splitgp", "local", "lg_fedavg"]
+MethodName = Literal["harmony", "splitgp", "local", "lg_fedavg", "heterofl", "fedproto", "fedtgp", "fedgh"]
 
 
 def train(

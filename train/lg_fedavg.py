@@ -7,7 +7,10 @@ what the paper asks for: a representation of one shape. The rest is the back end
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harmony.train.local_training import LocalTraining, average
+from harmony.train.method import Losses
 
 
 class LGFedAvg(LocalTraining):
@@ -15,6 +18,6 @@ class LGFedAvg(LocalTraining):
 
     share_back_end = True
 
-    def meet(self, index: int) -> None:
+    def meet(self, clients: Sequence[int], losses: Losses) -> None:
         """The average of θ."""
-        average(self.back_ends)
+        average([self.back_ends[client] for client in clients], self.back_ends)

@@ -6,7 +6,10 @@ of a foreign class, so its answers to those are wrong; the gain of every other m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harmony.train.local_training import LocalTraining
+from harmony.train.method import Losses
 
 
 class Local(LocalTraining):
@@ -14,5 +17,5 @@ class Local(LocalTraining):
 
     share_back_end = False
 
-    def meet(self, index: int) -> None:
+    def meet(self, clients: Sequence[int], losses: Losses) -> None:
         """Nothing is exchanged."""

@@ -7,7 +7,7 @@ terms), as in SplitGP. A rival says what the clients do with each other's work w
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 import torch
@@ -48,14 +48,15 @@ class LocalTraining:
 
     def round(self, index: int) -> Losses:
         """Local steps of every client, then the meeting."""
-        losses = Losses.zeros(self.terms, len(self.front_ends))
-        for client in range(len(self.front_ends)):
-            self._train(client, index, losses)
-        self.meet(index)
-        return losses.mean(self.federation.config.steps)
+        sums, clients = Losses.zeros(self.terms, len(self.front_ends)), self.federation.participants(index)
+        for client in clients:
+            self._train(client, index, sums)
+        losses = sums.mean(self.federation.config.steps)
+        self.meet(clients, losses)
+        return losses
 
-    def meet(self, index: int) -> None:
-        """What happens between the clients after round `index`."""
+    def meet(self, clients: Sequence[int], losses: Losses) -> None:
+        """What happens between the clients of a round after it; a server that learns adds its losses to the round's."""
         raise NotImplementedError
 
     def back_end_terms(self, client: int, feature: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -65,7 +66,7 @@ class LocalTraining:
     def _train(self, client: int, index: int, losses: Losses) -> None:
         config = self.federation.config
         parameters = [*self.front_ends[client].parameters(), *self.back_ends[client].parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=MOMENTUM)
+        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=MOMENTUM, foreach=True)
         for step in range(index * config.steps, (index + 1) * config.steps):
             annealed((optimizer,), config, step)
             optimizer.zero_grad(set_to_none=True)
@@ -108,7 +109,7 @@ class LocalTraining:
             for one in modules:
                 one.load_state_dict({name: state[f"{key}/{name}"] for name in one.state_dict()})
 
-    def _modules(self) -> dict[str, Sequence[nn.Module]]:
+    def _modules(self) -> Mapping[str, Sequence[nn.Module]]:
         """By name in the state: the modules that are equal between rounds under that name."""
         clients: dict[str, Sequence[nn.Module]] = {
             f"client/{client}": [front_end] for client, front_end in enumerate(self.front_ends)
@@ -124,9 +125,9 @@ def _laid_out(module: ModuleT) -> ModuleT:
 
 
 @torch.no_grad()
-def average(modules: Sequence[nn.Module], keep: float = 0.0) -> None:
-    """Set every module, all of one architecture, to keep · itself + (1 − keep) · mean of them all."""
-    for values in zip(*(one.parameters() for one in modules), strict=True):
-        mean = torch.stack(values).mean(0)
-        for value in values:
+def average(sources: Sequence[nn.Module], targets: Sequence[nn.Module], keep: float = 0.0) -> None:
+    """Set every target to keep · itself + (1 − keep) · mean of the sources. All are of one architecture."""
+    means = [torch.stack(values).mean(0) for values in zip(*(one.parameters() for one in sources), strict=True)]
+    for target in targets:
+        for value, mean in zip(target.parameters(), means, strict=True):
             value.mul_(keep).add_(mean, alpha=1 - keep)

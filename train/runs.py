@@ -27,7 +27,11 @@ from harmony.core.scores import score
 from harmony.core.sealed import storing
 from harmony.train.calibrate import calibrate
 from harmony.train.federation import Client, Federation, federation
+from harmony.train.fedgh import FedGH
+from harmony.train.fedproto import FedProto
+from harmony.train.fedtgp import FedTGP
 from harmony.train.harmony import Harmony
+from harmony.train.heterofl import HeteroFL
 from harmony.train.lg_fedavg import LGFedAvg
 from harmony.train.local import Local
 from harmony.train.method import Losses, Method, Trained
@@ -39,6 +43,10 @@ METHODS: dict[str, Callable[[Federation], Method]] = {
     "splitgp": SplitGP,
     "local": Local,
     "lg_fedavg": LGFedAvg,
+    "heterofl": HeteroFL,
+    "fedproto": FedProto,
+    "fedtgp": FedTGP,
+    "fedgh": FedGH,
 }
 CONFIG, CHECKPOINT = "config.toml", "checkpoint"
 

@@ -8,7 +8,10 @@ clients this is the paper's SplitGP.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harmony.train.local_training import LocalTraining, average
+from harmony.train.method import Losses
 
 
 class SplitGP(LocalTraining):
@@ -16,8 +19,9 @@ class SplitGP(LocalTraining):
 
     share_back_end = True
 
-    def meet(self, index: int) -> None:
+    def meet(self, clients: Sequence[int], losses: Losses) -> None:
         """Both averages."""
-        average(self.back_ends)
+        average([self.back_ends[client] for client in clients], self.back_ends)
         for ids in self.federation.groups.values():
-            average([self.front_ends[client] for client in ids], keep=self.federation.config.splitgp.mixing)
+            if group := [self.front_ends[client] for client in ids if client in clients]:
+                average(group, group, keep=self.federation.config.splitgp.mixing)

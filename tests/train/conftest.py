@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from harmony.core.config import TrainConfig, make_config
 from harmony.core.data import Dataset, load
+from harmony.train import METHODS
+from harmony.train.federation import federation
+from harmony.train.local_training import LocalTraining
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +55,27 @@ def small(**overrides: Any) -> TrainConfig:
         "harmony": {"personalize_epochs": 1},
     }
     return make_config(base | overrides)
+
+
+@pytest.fixture
+def rival_config() -> Callable[..., TrainConfig]:
+    """(method, overrides) → the config of the small federation for a rival, with even smaller networks."""
+
+    def make(name: str, **overrides: Any) -> TrainConfig:
+        tiny = {"architectures": ["resnet-w8-d1", "mobilenet-w8-d1"], "batch": 4, "checkpoint_every": 2}
+        few = {"fedtgp": {"server_steps": 3}, "fedgh": {"server_steps": 3}}
+        return small(**tiny | few | {"method": name} | overrides)
+
+    return make
+
+
+@pytest.fixture
+def rival(rival_config: Callable[..., TrainConfig], images: Dataset) -> Callable[..., LocalTraining]:
+    """(method, overrides) → a rival before its first round."""
+
+    def make(name: str, **overrides: Any) -> LocalTraining:
+        method = METHODS[name](federation(rival_config(name, **overrides), images))
+        assert isinstance(method, LocalTraining)
+        return method
+
+    return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,30 +13,20 @@ import torch
 
 from harmony.cli.train import MethodName
 from harmony.core.checkpoint import BACK_END, open_checkpoint
-from harmony.core.config import METHOD_DEFAULTS, Method, TrainConfig, make_config
+from harmony.core.config import METHOD_DEFAULTS, Method, TrainConfig
 from harmony.core.data import Dataset
 from harmony.core.errors import ArtifactError, ArtifactMissing
 from harmony.export import export_run
 from harmony.train import METHODS, Progress, evaluate, train
-from harmony.train.federation import federation
+from harmony.train.federation import Federation, federation
 from harmony.train.local import Local
 from harmony.train.local_training import LocalTraining
 from harmony.train.models import load_back_end
 
+Settings = Callable[..., TrainConfig]
+Rival = Callable[..., LocalTraining]
 RIVALS = [name for name in METHODS if name != "harmony"]
-WITH_OWN_BACK_ENDS = ["local"]
-
-
-def rival(name: str, config: TrainConfig, images: Dataset, **over: Any) -> LocalTraining:
-    method = METHODS[name](federation(configured(name, config, **over), images))
-    assert isinstance(method, LocalTraining)
-    return method
-
-
-def configured(name: str, config: TrainConfig, **over: Any) -> TrainConfig:
-    """The small federation's config with the method's own exits and optimiser."""
-    value = config.model_dump(mode="json") | {"method": name, "exits": {"score": "entropy", "pass1": 1.0}}
-    return make_config(value | over)
+WITH_OWN_BACK_ENDS = ["local", "fedproto", "fedtgp", "fedgh"]
 
 
 def test_every_method_is_in_every_table() -> None:
@@ -48,16 +39,15 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_broken_run_goes_on_with_the_same_bits(
-    name: str, config: TrainConfig, images: Dataset, tmp_path: Path
+    name: str, rival_config: Settings, images: Dataset, tmp_path: Path
 ) -> None:
     """Broken in round 4, after the state of round 2: what a method keeps between rounds outside its state is lost."""
-    config = configured(name, config, checkpoint_every=2, rounds=5)
 
     def dying(progress: Progress) -> None:
         if progress.done == 3:
             raise Killed
 
-    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
+    config, whole, broken = rival_config(name), tmp_path / "whole" / "run", tmp_path / "broken" / "run"
     train(config, whole, dataset=images)
     with pytest.raises(Killed):
         train(config, broken, dataset=images, on_progress=dying)
@@ -69,34 +59,63 @@ def test_a_broken_run_goes_on_with_the_same_bits(
 
 
 @pytest.mark.parametrize("name", RIVALS)
-def test_to_peek_changes_nothing_and_gives_copies(name: str, config: TrainConfig, images: Dataset) -> None:
-    seen, unseen = (rival(name, config, images) for _ in range(2))
+def test_to_peek_changes_nothing_and_gives_copies(name: str, rival: Rival) -> None:
+    seen, unseen = (rival(name) for _ in range(2))
     for one in (seen, unseen):
         one.round(0)
     before = seen.peek()
     kept = {key: value.copy() for key, value in before.clients[1].items()}
-    assert all(torch.equal(value, unseen.state()[key]) for key, value in seen.state().items())
     losses = [one.round(1) for one in (seen, unseen)]
     assert all(torch.equal(losses[0].terms[term], losses[1].terms[term]) for term in losses[0].terms)
+    assert all(torch.equal(value, unseen.state()[key]) for key, value in seen.state().items())
     assert all((before.clients[1][key] == kept[key]).all() for key in kept)
+    assert any((seen.peek().clients[1][key] != kept[key]).any() for key in kept)
 
 
 @pytest.mark.parametrize("name", RIVALS)
-def test_clients_of_one_architecture_start_alike_and_draw_what_all_methods_draw(
-    name: str, config: TrainConfig, images: Dataset
+def test_clients_of_one_architecture_start_alike(name: str, rival: Rival) -> None:
+    trained = rival(name).peek()
+    assert all((trained.clients[0][key] == trained.clients[2][key]).all() for key in trained.clients[0])
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_round_costs_every_participant_its_own_batches_once(
+    name: str, rival: Rival, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = rival(name, config, images, architectures=["resnet-w8-d1", "mobilenet-w8-d1"])
-    clients = method.peek().clients
-    assert all((clients[0][key] == clients[2][key]).all() for key in clients[0])
-    drawn = METHODS["harmony"](federation(config, images)).federation.batch([2], 3)  # type: ignore[attr-defined]
-    assert torch.equal(method.federation.batch([2], 3)[0], drawn[0])
+    """The budget that all methods share: `steps` batches a client and round, drawn by client and step alone."""
+    drawn: list[tuple[list[int], int]] = []
+    whole = Federation.batch
+
+    def watching(self: Federation, clients: list[int], step: int) -> Any:
+        drawn.append((list(clients), step))
+        return whole(self, clients, step)
+
+    monkeypatch.setattr(Federation, "batch", watching)
+    method = rival(name, participation=0.5)
+    members = method.federation.participants(1)
+    assert len(members) == 2
+    before = method.peek().clients
+    losses = method.round(1)
+    assert drawn == [([client], step) for client in members for step in (2, 3)]
+    absent = next(client for client in range(4) if client not in members)
+    assert all(float(values[absent]) == 0 for values in losses.terms.values())
+    if name != "heterofl":  # whose clients keep nothing of their own
+        after = method.peek().clients
+        assert all((before[absent][key] == after[absent][key]).all() for key in before[absent])
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_loss_that_is_no_number_is_named(name: str, rival: Rival) -> None:
+    method = rival(name)
+    method.front_ends[2].exit2.head.weight.data.fill_(float("inf"))
+    assert method.round(0).culprit == ("exit2", 2)
 
 
 @pytest.mark.parametrize("name", WITH_OWN_BACK_ENDS)
 def test_own_back_ends_are_saved_found_and_answer(
-    name: str, config: TrainConfig, images: Dataset, tmp_path: Path
+    name: str, rival_config: Settings, images: Dataset, tmp_path: Path
 ) -> None:
-    checkpoint = train(configured(name, config), tmp_path / "run", dataset=images)
+    checkpoint = train(rival_config(name), tmp_path / "run", dataset=images)
     manifest = open_checkpoint(checkpoint)
     assert all(one.own_back_end for one in manifest.clients)
     assert not (checkpoint / BACK_END).exists()
@@ -110,20 +129,20 @@ def test_own_back_ends_are_saved_found_and_answer(
 
 
 @pytest.mark.parametrize("name", WITH_OWN_BACK_ENDS)
-def test_there_is_no_one_back_end_to_export(name: str, config: TrainConfig, images: Dataset, tmp_path: Path) -> None:
-    train(configured(name, config), tmp_path / "run", dataset=images)
+def test_there_is_no_one_back_end_to_export(name: str, rival_config: Settings, images: Dataset, tmp_path: Path) -> None:
+    train(rival_config(name), tmp_path / "run", dataset=images)
     with pytest.raises(ArtifactError, match=rf"\({name}\) have a back end each") as raised:
         export_run(tmp_path / "run", tmp_path / "bundles", formats=("onnx",))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "bundles").exists()
 
 
-def test_local_clients_learn_nothing_of_each_other(config: TrainConfig, images: Dataset) -> None:
+def test_local_clients_learn_nothing_of_each_other(rival_config: Settings, images: Dataset) -> None:
     """With other images at another client, a client ends with the same bits."""
     changed = Dataset(
         images.name, images.x_train.copy(), images.y_train, images.x_test, images.y_test, images.class_names
     )
-    members = federation(configured("local", config), images)
+    members = federation(rival_config("local"), images)
     changed.x_train[members.clients[3].train] = 0
     methods = [Local(members), Local(dataclasses.replace(members, dataset=changed))]
     for method in methods:
@@ -134,9 +153,9 @@ def test_local_clients_learn_nothing_of_each_other(config: TrainConfig, images: 
     assert all((one.back_ends[0][key] == other.back_ends[0][key]).all() for key in one.back_ends[0])
 
 
-def test_lg_fedavg_averages_the_back_end_and_no_front_end(config: TrainConfig, images: Dataset) -> None:
-    method = rival("lg_fedavg", config, images, architectures=["resnet-w8-d1"])
-    alone = rival("local", config, images, architectures=["resnet-w8-d1"])
+def test_lg_fedavg_averages_the_back_end_and_no_front_end(rival: Rival) -> None:
+    method = rival("lg_fedavg", architectures=["resnet-w8-d1"])
+    alone = rival("local", architectures=["resnet-w8-d1"])
     method.round(0)
     alone.round(0)
     together, apart = method.peek(), alone.peek()
@@ -147,9 +166,9 @@ def test_lg_fedavg_averages_the_back_end_and_no_front_end(config: TrainConfig, i
         assert all((together.clients[client][key] == apart.clients[client][key]).all() for key in apart.clients[client])
 
 
-def test_splitgp_keeps_a_share_within_an_architecture_and_nothing_across(config: TrainConfig, images: Dataset) -> None:
-    over = {"architectures": ["resnet-w8-d1", "mobilenet-w8-d1"], "splitgp": {"mixing": 0.25}}
-    method, alone = rival("splitgp", config, images, **over), rival("local", config, images, **over)
+def test_splitgp_keeps_a_share_within_an_architecture_and_nothing_across(rival: Rival) -> None:
+    over = {"splitgp": {"mixing": 0.25}}
+    method, alone = rival("splitgp", **over), rival("local", **over)
     method.round(0)
     alone.round(0)
     together, apart = method.peek().clients, alone.peek().clients
