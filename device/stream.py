@@ -7,7 +7,7 @@ Answers every image of a file, then writes one JSON document:
                      degraded, reason (null unless degraded)
     peak_rss_bytes   most memory that the process ever held (VmHWM)
     cpu_seconds      user and system time of the whole process
-    torch_loaded     false, or the process fails, with the engine onnxruntime
+    torch_loaded     false, or the process fails, with the engines onnxruntime and native
     versions         of what answered
     bundle, engine, server
 
@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from harmony.core.bundle import DeviceManifest, EngineName, open_device_bundle
+from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import ConfigError, DataForeign, DataMissing, EngineError, HarmonyError
 from harmony.core.sealed import write_atomically
 from harmony.device.answer import Answer, Fallback
-from harmony.device.engine import open_engine
+from harmony.device.engine import EngineChoice, open_engine
 from harmony.device.runner import Device
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     device = Device(manifest, open_engine(options.bundle, manifest, options.engine), fallback)
     columns = answer_all(device, options.images, options.limit)
     torch_loaded = "torch" in sys.modules
-    if torch_loaded and options.engine == "onnxruntime":
+    if torch_loaded and options.engine in ("onnxruntime", "native"):
         raise EngineError("torch was imported, but inference on the device must do without", where=options.bundle)
     report = {
         "bundle": str(options.bundle),
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the JSON report to write")
     parser.add_argument("--server", help="URL of the fallback service; without one, exit 2 has the last word")
     parser.add_argument("--key-env", metavar="NAME", help="environment variable that holds the API key")
-    parser.add_argument("--engine", choices=get_args(EngineName), default="onnxruntime")
+    parser.add_argument("--engine", choices=get_args(EngineChoice), default="onnxruntime")
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one offload (default 1)")
     parser.add_argument(
         "--trust", type=Path, action="append", metavar="PUB", help="public key, list or folder of them; repeatable"
@@ -181,7 +181,7 @@ def _append(columns: dict[str, list[Any]], answer: Answer) -> None:
     columns["score2"].append(answer.scores[1] if len(answer.scores) > 1 else None)
 
 
-def _versions(engine: EngineName, manifest: DeviceManifest) -> dict[str, str]:
+def _versions(engine: EngineChoice, manifest: DeviceManifest) -> dict[str, str]:
     versions = {"python": sys.version.split()[0], "numpy": np.__version__, "bundle": manifest.harmony_version}
     module = sys.modules.get(engine)
     found = getattr(module, "__version__", None)

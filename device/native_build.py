@@ -1,0 +1,136 @@
+"""Builds the native core on demand: found by the hash of what it is made of, in the cache folder, whole or not at all.
+
+Needs CMake, a C++17 compiler and an installed executorch, of which only headers and libraries are used. A device
+without a compiler is given what was built elsewhere: `HARMONY_NATIVE` names the folder with libharmony.so. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from harmony.core.cache import CACHE_MEND, cache_dir
+from harmony.core.errors import ConfigError, EngineUnavailable, RunExists
+from harmony.core.storage import sealing, storing
+
+SOURCES = Path(__file__).parent / "native"
+LIBRARY, PROGRAM = "libharmony.so", "harmony-run"
+BUILT = (LIBRARY, PROGRAM)
+RUNTIME = ("libexecutorch.so", "libexecutorch_backend_xnnpack.so", "libexecutorch_threadpool.so")
+"""What both need beside themselves, or in the wheel that they were built with."""
+KERNELS = "libexecutorch_kernels_optimized.so"
+"""Loaded only by a program with operators outside XNNPACK."""
+OVERRIDE = "HARMONY_NATIVE"
+_OTHER_ENGINES = "or choose --engine onnxruntime, or executorch"
+_TOOLS_MEND = f"install cmake and g++ (Debian: apt install cmake g++), {_OTHER_ENGINES}"
+_BUILD_SECONDS = 600
+
+
+def executorch_root() -> Path:
+    """The folder of the installed executorch, found without importing it. EngineUnavailable if there is none."""
+    spec = find_spec("executorch")
+    for place in spec.submodule_search_locations or () if spec is not None else ():
+        if (Path(place) / "lib" / RUNTIME[0]).is_file():
+            return Path(place)
+    raise EngineUnavailable(
+        "the native engine needs the libraries of executorch, not installed here",
+        mend=f"pip install 'harmony-sfl[executorch]', {_OTHER_ENGINES}",
+    )
+
+
+def find_native() -> Path | None:
+    """The folder with libharmony.so and harmony-run, if it was built already; `HARMONY_NATIVE` comes first.
+
+    ConfigError if that names a folder without the library.
+    """
+    given = os.environ.get(OVERRIDE)
+    if given:
+        folder = Path(given).expanduser()
+        if not (folder / LIBRARY).is_file():
+            raise ConfigError(f"holds no {LIBRARY}", where=f"{OVERRIDE}={folder}", mend="harmony native build")
+        return folder
+    with suppress(EngineUnavailable):
+        folder = _place(executorch_root())
+        return folder if (folder / LIBRARY).is_file() else None
+    return None
+
+
+def ensure_native() -> Path:
+    """The folder with libharmony.so and harmony-run, built now if need be: some ten seconds, once.
+
+    EngineUnavailable where executorch, CMake or a compiler is missing, or the compiler fails; StorageError.
+    """
+    found = find_native()
+    if found is not None:
+        return found
+    root = executorch_root()
+    place = _place(root)
+    with storing(place, CACHE_MEND):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(RunExists), sealing(place) as draft:  # exists: another process was quicker
+        build_native(draft, root)
+    return place
+
+
+def build_native(out: Path, root: Path, options: Sequence[str] = ()) -> None:
+    """Build from the sources beside this file, against the executorch in `root`, into the folder `out`.
+
+    options: further arguments for CMake. EngineUnavailable, with the compiler's first complaint.
+    """
+    for tool in ("cmake",):
+        if shutil.which(tool) is None:
+            raise EngineUnavailable(f"the native engine has to be built, and there is no {tool}", mend=_TOOLS_MEND)
+    with tempfile.TemporaryDirectory(prefix="harmony-native-") as folder:
+        configure = ["cmake", "-S", str(SOURCES), "-B", folder, f"-DEXECUTORCH_ROOT={root}", *options]
+        _run(configure, "CMake cannot prepare the native engine")
+        _run(["cmake", "--build", folder, "--parallel", str(_jobs())], "the native engine does not compile")
+        for name in BUILT:
+            shutil.copy2(Path(folder) / name, out / name)
+
+
+def native_key(root: Path) -> str:
+    """Hash of everything that the result depends on: sources, executorch and where it lies, and the machine."""
+    try:
+        release = version("executorch")
+    except PackageNotFoundError:
+        release = "unknown"
+    parts = [release, str(root), platform.machine()]
+    parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(SOURCES.iterdir())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _place(root: Path) -> Path:
+    return cache_dir() / "native" / native_key(root)
+
+
+def _jobs() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _run(command: list[str], problem: str) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_BUILD_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EngineUnavailable(f"{problem}: {error}", mend=_TOOLS_MEND) from None
+    if done.returncode:
+        raise EngineUnavailable(f"{problem}: {_first_complaint(done.stdout + done.stderr)}", mend=_TOOLS_MEND)
+
+
+def _first_complaint(output: str) -> str:
+    """The line that says what is wrong, and the one after it, since CMake puts its reasons there."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for position, line in enumerate(lines):
+        if "error" in line.lower():
+            return " ".join(lines[position : position + 3])[:500]
+    return lines[-1][:500] if lines else "it does not say why"
