@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
@@ -15,24 +14,27 @@ from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
 from harmony.core.mix import RHOS, TestMix, test_mix
 from harmony.core.preprocess import Preprocessor
-from harmony.core.scores import score
+from harmony.core.scores import own_mass, score
 from harmony.core.spec import Frozen
+from harmony.train.answers import answers
 from harmony.train.models import load_back_end, load_front_end
 from harmony.train.test_images import test_images
-
-BATCH = 250
 
 
 class Accuracy(Frozen):
     """One client under one mix. Shares of 1; None where the mix holds no such image.
 
-    overall, id, ood: of the device with its cloud, by the exits' thresholds; client_*, server_*: if that one answered
-    everything; oracle: if in-distribution images stayed and all others were sent. offload: share that was sent;
+    overall, id, ood: of the device with its cloud, by the exits' thresholds; switched: the same, but the device's
+    answer stands where the cloud, too, puts more than half of its mass on own classes; fused: the same, but what
+    was sent is answered by both together (see Answers.fused); client_*, server_*: if that one answered everything;
+    oracle: if in-distribution images stayed and all others were sent. offload: share that was sent;
     id_to_server, ood_to_client: share of in-distribution images that were sent, of the others that stayed.
     """
 
     rho: float
     overall: float
+    switched: float
+    fused: float
     id: float
     ood: float | None
     client_only: float
@@ -148,32 +150,21 @@ class _Verdict:
     ) -> None:
         front_end = load_front_end(checkpoint, manifest, record)
         back_end = load_back_end(checkpoint, manifest, record)
-        preprocess, own = Preprocessor(manifest.image), np.asarray(record.classes.own)
-        scores: list[tuple[NDArray[np.float32], ...]] = []
-        answers: list[tuple[NDArray[np.int64], ...]] = []
-        with torch.no_grad():
-            for start in range(0, len(images), BATCH):
-                inputs = torch.from_numpy(preprocess(images[start : start + BATCH]))
-                out = front_end(inputs.to(memory_format=torch.channels_last))
-                token = back_end(out.feature).argmax(1).numpy()
-                logits = out.logits1[:, own].numpy(), out.logits2[:, own].numpy()
-                gates = [None if gate is None else gate.numpy() for gate in (out.gate1, out.gate2)]
-                scores.append(
-                    tuple(
-                        score(exit_.score, one, gate, own)
-                        for exit_, one, gate in zip(record.exits, logits, gates, strict=True)
-                    )
-                )
-                answers.append((*(own[one.argmax(1)] for one in logits), record.classes.label_of_token[token]))
-        score1, self.score2 = (np.concatenate(column) for column in zip(*scores, strict=True))
-        right1, self.right2, self.right_server = (
-            np.concatenate(column) == labels for column in zip(*answers, strict=True)
-        )
+        own = np.asarray(record.classes.own)
+        said = answers(front_end, back_end, record, Preprocessor(manifest.image), images)
+        first, second = record.exits
+        score1 = score(first.score, said.logits1, said.gate1, own)
+        self.score2 = score(second.score, said.logits2, said.gate2, own)
+        right1, self.right2 = (own[logits.argmax(1)] == labels for logits in (said.logits1, said.logits2))
+        self.right_server = said.server.argmax(1) == labels
         self.is_id = np.isin(labels, own)
         self.at1 = score1 >= np.float32(record.exits[0].threshold)
         self.sent = ~self.at1 & (self.score2 < np.float32(record.exits[1].threshold))
         self.right_local = np.where(self.at1, right1, self.right2)
         self.right = np.where(self.sent, self.right_server, self.right_local)
+        self.right_fused = np.where(self.sent, said.fused(own).argmax(1) == labels, self.right_local)
+        foreign = own_mass(said.server, own) < 0
+        self.right_switched = np.where(self.sent & foreign, self.right_server, self.right_local)
 
     def accuracy(self, rho: float, part: NDArray[np.bool_]) -> Accuracy:
         """Accuracies over the images where `part` holds."""
@@ -182,6 +173,8 @@ class _Verdict:
         return Accuracy(
             rho=rho,
             overall=_share(self.right, part),
+            switched=_share(self.right_switched, part),
+            fused=_share(self.right_fused, part),
             id=_share(self.right, inside),
             ood=_share_or_none(self.right, outside),
             client_only=_share(self.right_local, part),
