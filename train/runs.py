@@ -130,6 +130,8 @@ def _rounds(method: Method, members: Federation, out: Path, on_progress: Listene
         manifest, tensors = found
         if manifest.data != data:
             raise RunError("the run began with other images", where=out, mend=f"give the same --data as in {CONFIG}")
+        if manifest.key != members.key:
+            raise RunError("the run began with another token key", where=out, mend="bring back the old tokens.key_file")
         method.restore(tensors)
         start, history = manifest.round, manifest.losses
     on_progress(Progress(start, config.rounds, {}))
@@ -142,7 +144,8 @@ def _rounds(method: Method, members: Federation, out: Path, on_progress: Listene
         history = {name: (*history.get(name, ()), value) for name, value in means.items()}
         _show(look, index + 1, method, members)
         if (index + 1) % config.checkpoint_every == 0 or index + 1 == config.rounds:
-            state = StateManifest(round=index + 1, config=config.model_dump(mode="json"), data=data, losses=history)
+            settings = config.model_dump(mode="json")
+            state = StateManifest(round=index + 1, config=settings, data=data, key=members.key, losses=history)
             save_state(out, state, method.state())
         on_progress(Progress(index + 1, config.rounds, means))
 
@@ -166,7 +169,7 @@ def _check_finite(losses: Losses, index: int, out: Path) -> None:
 def _save_trained(trained: Trained, members: Federation, gate: bool, out: Path) -> None:
     by_label = {index: _rows_by_label(tensors, members.tokens) for index, tensors in trained.clients.items()}
     records = [
-        _record(client, members, by_label[client.index], gate, own_back_end=client.index in trained.back_ends)
+        client_record(client, members, by_label[client.index], gate, own_back_end=client.index in trained.back_ends)
         for client in members.clients
     ]
     manifest = CheckpointManifest(
@@ -191,9 +194,10 @@ def _rows_by_label(tensors: dict[str, NDArray[Any]], tokens: NDArray[np.int64]) 
     return {name: value[tokens] if any(part in name for part in heads) else value for name, value in tensors.items()}
 
 
-def _record(
-    client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool, *, own_back_end: bool
+def client_record(
+    client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool, *, own_back_end: bool = False
 ) -> ClientRecord:
+    """What a checkpoint says of a client, its exits calibrated. tensors: rows of heads and gates by label."""
     return ClientRecord(
         index=client.index,
         architecture=client.architecture,

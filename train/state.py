@@ -20,7 +20,10 @@ KEPT = 2
 
 
 class StateManifest(Manifest):
-    """A state after `round` rounds. losses: by term and round, means over clients; data: SHA-256 of the images."""
+    """A state after `round` rounds.
+
+    losses: by term and round, means over clients; data: SHA-256 of the images; key: digest of the token key.
+    """
 
     FORMAT: ClassVar[str] = "harmony-state"
     VERSION: ClassVar[int] = 1
@@ -30,6 +33,7 @@ class StateManifest(Manifest):
     round: Annotated[int, Field(ge=0)]
     config: dict[str, Any]
     data: Sha256
+    key: Sha256
     losses: dict[str, tuple[float, ...]]
 
 

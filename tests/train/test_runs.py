@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from harmony.core.checkpoint import open_checkpoint
 from harmony.core.config import TrainConfig, make_config, save_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ArtifactMissing, Diverged, RunError, RunExists, StorageError
+from harmony.core.tokens import make_token_key
 from harmony.train import Progress, resumed_config, train
 from harmony.train.state import latest_state, save_state
 
@@ -223,3 +225,16 @@ def test_a_finished_run_is_checked_and_kept(config: TrainConfig, images: Dataset
     before = (checkpoint / "manifest.sha256").read_bytes()
     assert train(config, tmp_path / "run", resume=True, dataset=images) == checkpoint
     assert (checkpoint / "manifest.sha256").read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_another_token_key(config: TrainConfig, images: Dataset, tmp_path: Path) -> None:
+    """Its back end would answer in tokens that nobody knows any more."""
+    key = tmp_path / "a.key"
+    make_token_key(key)
+    keyed = make_config(config.model_dump(mode="json") | {"tokens": {"key_file": str(key)}})
+    train(keyed, tmp_path / "run", dataset=images)
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    key.unlink()
+    make_token_key(key)
+    with pytest.raises(RunError, match=r"another token key \(bring back the old tokens\.key_file"):
+        train(keyed, tmp_path / "run", resume=True, dataset=images)
