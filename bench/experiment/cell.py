@@ -24,6 +24,7 @@ from harmony.bench.experiment.folders import (
     claimed,
     finished,
     read_json,
+    require_finished,
     write_json,
 )
 from harmony.bench.experiment.grid import Cell
@@ -65,11 +66,10 @@ def run_cell(
             on_progress=writer.follow(on_progress),
             look=Look(cell.evaluate_every, writer.look),
         )
-        result = _judge(checkpoint, dataset, writer, commit)
-        write_json(folder / RESULT, result)
+        write_json(folder / RESULT, _judge(checkpoint, dataset, writer, commit))
         (folder / ERROR).unlink(missing_ok=True)
         shutil.rmtree(run / "state", ignore_errors=True)
-    return result
+        return require_finished(cell, home)  # as it was written: the same digits now and whenever it is read
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from harmony.bench.experiment.grid import Cell, meaning_of
 from harmony.bench.experiment.results import CellResult, rounded
 from harmony.core.config import make_config
-from harmony.core.errors import ArtifactCorrupt, ConfigError, RunError
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ConfigError, RunError
 from harmony.core.storage import storing, write_atomically
 from harmony.train.diagnose import Diagnosis, Midway
 
@@ -101,6 +101,14 @@ def finished(cell: Cell, home: Path) -> CellResult | None:
     result = read_json(folder_of(cell, home) / RESULT, CellResult)
     names = {"data": cell.data, "split": cell.split, "family": cell.family, "method": cell.method, "role": cell.role}
     return None if result is None else result.model_copy(update=names)
+
+
+def require_finished(cell: Cell, home: Path) -> CellResult:
+    """The cell's result; ArtifactMissing if it is not finished."""
+    result = finished(cell, home)
+    if result is None:
+        raise ArtifactMissing("has no result", where=folder_of(cell, home), mend="run the experiment again")
+    return result
 
 
 def unfinished(cells: Sequence[Cell], home: Path) -> list[Cell]:

@@ -257,11 +257,16 @@ def _layers(
 
 
 def _place(field: str | None, layers: dict[str, dict[str, Any]]) -> str | None:
-    """Where the file sets a field of the config: the last layer that holds it; else the whole cell."""
+    """Where the file sets a field of the config: the last layer that holds it, or that replaced the table it is in."""
     for place, layer in reversed(layers.items()):
         found: Any = layer
         for part in (field or "").split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        if found is not None:
+            if not isinstance(found, dict) or part not in found:
+                break
+            found = found[part]
+        else:
             return f"{place}: {field}"
-    return "; ".join([*list(layers)[1:-1], *([field] if field else [])])
+        if found is not layer and isinstance(found, dict) and "kind" in found:
+            return f"{place}: {field}"
+    entries = [place for place in list(layers)[1:-1] if f"'{_ALL.name}'" not in place]
+    return ", ".join([*entries, *([field] if field else [])])
