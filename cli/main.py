@@ -17,6 +17,7 @@ from harmony.cli import (
     export,
     figures,
     infer,
+    inspect,
     keygen,
     keys,
     loadtest,
@@ -38,6 +39,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony evaluate runs/first                   accuracy over in- and out-of-distribution mixes
   harmony export runs/first --out bundles/      bundles for devices (ONNX, ExecuTorch) and the cloud
   harmony verify bundles/client-000             is it whole, and does it answer as promised
+  harmony inspect bundles/client-000            what is in it: classes, exits, files, operators, planned memory
   harmony keygen release                        a key that signs bundles, and one by which devices know them
   harmony bundle pack bundles/client-000        one file, always the same bytes; and back; sign
   harmony serve bundles/cloud                   the fallback over HTTP (Open Inference Protocol v2)
@@ -68,6 +70,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("inspect")(inspect.inspect)
 app.command("keygen")(keygen.keygen)
 app.add_typer(bundle.app, name="bundle")
 app.command("serve")(serve.serve)

@@ -1,13 +1,14 @@
-"""Reads an ONNX file just far enough to say whether it may be loaded, before a runtime touches it.
+"""Reads an ONNX file just far enough to say whether it may be loaded, before a runtime touches it, and what is in it.
 
 Refused: tensors that lie in other files (external data reads any path), and operators outside the standard set (custom
-operators are code). Walks the protobuf wire format itself, so that the service needs no `onnx` package; field numbers
-are those of onnx.proto3. Every occurrence of a field is looked at, so that a parser which merges or overrides
-repeated fields cannot see something that this one did not.
+operators are code). Walks the protobuf wire format itself, so that neither a service nor a device needs the `onnx`
+package; field numbers are those of onnx.proto3. Every occurrence of a field is looked at, so that a parser which merges
+or overrides repeated fields cannot see something that this one did not.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def require_plain(program: bytes, where: Path) -> None:
         _check(memoryview(program), "Model", where, depth=0)
     except (IndexError, ValueError):
         raise ArtifactCorrupt("is not an ONNX file", where=where, mend="export the bundle again") from None
+
+
+def operators(program: bytes, where: Path) -> dict[str, int]:
+    """How many of each operator a graph has, those of its subgraphs and functions too. Errors of `require_plain`."""
+    require_plain(program, where)
+    return dict(sorted(Counter(_operators(memoryview(program), "Model")).items()))
+
+
+def _operators(message: memoryview, kind: str) -> Iterator[str]:
+    for number, _, value in _fields(message):
+        if isinstance(value, int):
+            continue
+        if kind == "Node" and number == _NODE_OPERATOR:
+            yield bytes(value).decode(errors="replace")
+        if number in _CHILDREN[kind]:
+            yield from _operators(value, _CHILDREN[kind][number])
 
 
 def _check(message: memoryview, kind: str, where: Path, depth: int) -> None:

@@ -1,31 +1,49 @@
-"""keygen, bundle, and --trust, as their user meets them."""
+"""keygen, bundle, inspect and --trust, as their user meets them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from harmony.cli.main import main
 from harmony.core.bundle import VECTORS, CloudManifest, write_vectors
-from harmony.core.sealed import seal, sealing
+from harmony.core.sealed import hash_file, seal, sealing
 from harmony.core.spec import FeatureSpec
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 CUT = FeatureSpec(channels=2, height=2, width=2)
 
 
+class Said(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Said]
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        known = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COLUMNS": "200"} | environment
-        command = [sys.executable, "-m", "harmony.cli.main", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=known)
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command, in this process: its own start would be most of a test's time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HARMONY_REGISTRY", "registry")
+
+    def call(*arguments: str, **environment: str) -> Said:
+        with monkeypatch.context() as here:
+            here.setattr(sys, "argv", ["harmony", *arguments])
+            for name, value in environment.items():
+                here.setenv(name, value)
+            with pytest.raises(SystemExit) as end:
+                main()
+        return Said(int(end.value.code or 0), *capsys.readouterr())
 
     return call
 
@@ -72,6 +90,25 @@ def test_from_a_key_to_a_trusted_archive(run: Run, bundle: Path, tmp_path: Path)
     assert (document["signed"], document["trusted"]) == ([made["id"]], True)
 
 
+def test_inspect_shows_a_back_end(run: Run, bundle: Path) -> None:
+    text = run("inspect", "cloud").stdout
+    for words in (
+        "harmony-cloud-bundle 1",
+        "nobody",
+        "back_end.onnx",
+        "1 Flatten, 1 MatMul, 1 Softmax",
+        "2x2x2-float32",
+    ):
+        assert words in text
+    run("bundle", "pack", "cloud")
+    document = json.loads(run("inspect", "cloud.tar", "--json").stdout)
+    assert document["manifest"]["tokens"] == 3
+    assert document["digest"] == hash_file(bundle / "manifest.json")
+    (program,) = document["programs"]
+    assert program["operators"] == {"Flatten": 1, "MatMul": 1, "Softmax": 1}
+    assert (program["delegated"], program["planned_bytes"]) == (None, None)
+
+
 def test_two_places_of_trust_in_the_environment(run: Run, bundle: Path) -> None:
     for name in ("one", "two"):
         run("keygen", name)
@@ -90,6 +127,7 @@ def test_two_places_of_trust_in_the_environment(run: Run, bundle: Path) -> None:
         (("bundle", "sign", "gone", "--key", "release.key"), "ConfigError: gone: is no folder"),
         (("bundle", "pack", "gone"), "ArtifactMissing: gone: no bundle here"),
         (("bundle", "unpack", "cloud.tar"), "ArtifactMissing: cloud.tar: no bundle here"),
+        (("inspect", "gone"), "ArtifactMissing: gone: no bundle here"),
         (("bundle", "pack", "cloud", "--trust", "release.pub"), "ArtifactUntrusted: cloud: is not signed"),
         (("registry", "add", "cloud", "--trust", "release.pub"), "ArtifactUntrusted: cloud: is not signed"),
         (("export", "run", "--out", "x", "--sign", "gone.key"), "ConfigError: gone.key: cannot be read"),
@@ -100,7 +138,7 @@ def test_mistakes_are_one_line_each(
 ) -> None:
     run("keygen", "release")
     before = sorted(tmp_path.glob("*"))
-    done = run(*arguments, HARMONY_REGISTRY="registry")
+    done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"harmony: {words}"), line
