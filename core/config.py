@@ -135,7 +135,7 @@ class ExitConfig(Table):
 
     score: ScoreName = "own_mass"
     pass1: Share = 0.5
-    offload: Share = 0.1
+    offload: Share = 0.05
 
 
 class TrainConfig(Table):
