@@ -111,11 +111,11 @@ TINY_IMAGE = ImageSpec(height=4, width=6, channels=3, dtype="float32", mean=(0, 
 @pytest.fixture(scope="session")
 def tiny_program() -> bytes:
     """A program without any delegate, so that every operator needs a kernel."""
-    from executorch import exir
-
     torch.manual_seed(1)
     sample = torch.zeros(1, TINY_IMAGE.channels, TINY_IMAGE.height, TINY_IMAGE.width)
     with quiet():
+        from executorch import exir
+
         graphs = {
             f"exit{number}": torch.export.export(TinyExit(sample.numel(), number).eval(), (sample,), strict=False)
             for number in (1, 2)
