@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,9 +218,9 @@ def _field(rng: random.Random, bundle: Path) -> None:
         if what == 0:
             del container[key]
         elif what == 1 and isinstance(container, dict):
-            container[rng.choice(("surprise", "", "..", "size", key + "2"))] = rng.choice(_JUNK)
+            container[rng.choice(("surprise", "", "..", "size", key + "2"))] = deepcopy(rng.choice(_JUNK))
         else:
-            container[key] = rng.choice(_JUNK)
+            container[key] = deepcopy(rng.choice(_JUNK))
     _resealed(rng, bundle, json.dumps(document).encode())
 
 
