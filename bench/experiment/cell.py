@@ -33,6 +33,7 @@ from harmony.core.data import Dataset, load
 from harmony.train import Evaluation, Look, Progress, evaluate, resumed_config, train
 from harmony.train.diagnose import diagnose, diagnose_between, midway
 from harmony.train.federation import Federation
+from harmony.train.gates import judge_gates
 from harmony.train.method import Trained
 from harmony.train.state import latest_state
 from harmony.train.test_images import TestImages, test_images
@@ -154,6 +155,7 @@ def _judge(checkpoint: Path, dataset: Dataset, writer: _Writer, commit: str | No
     cell, diary = writer.cell, writer.finish(checkpoint.parent)
     evaluation = evaluate(checkpoint, dataset, rhos=cell.rhos, seed=cell.seed)
     after = diagnose(checkpoint, writer.tests) if cell.diagnose else None
+    gates = judge_gates(checkpoint, dataset, seed=cell.seed) if cell.gates else ()
     cpu, wall = diary.seconds.get(cell.config.rounds, (0.0, 0.0))
     return CellResult(
         data=cell.data,
@@ -171,6 +173,7 @@ def _judge(checkpoint: Path, dataset: Dataset, writer: _Writer, commit: str | No
         after=after,
         cpu_seconds=cpu,
         wall_seconds=wall,
+        gates=gates,
         harmony_version=importlib.metadata.version("harmony-sfl"),
         torch_version=torch.__version__,
         commits=tuple(dict.fromkeys((*diary.commits, commit))),

@@ -75,7 +75,8 @@ class Grid(Table):
 
     name: of the result file; title, about: of the report; headline: whether its table stands in the README;
     evaluate_every: rounds between two looks at the models, on about `look_images` test images in all; diagnose:
-    whether to compare the architectures' features before and after; published: figures of others to show beside ours.
+    whether to compare the architectures' features before and after; gates: whether to judge every exit gate on the
+    checkpoints of `ours`; published: figures of others to show beside ours.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
@@ -87,6 +88,7 @@ class Grid(Table):
     evaluate_every: Annotated[int, Field(ge=1)] = 10
     look_images: Annotated[int, Field(ge=1)] = 2000
     diagnose: bool = True
+    gates: bool = False
     base: dict[str, Any] = Field(default_factory=dict)
     data: Annotated[tuple[Choice, ...], _Listed]
     splits: Annotated[tuple[Choice, ...], _Listed] = (_ALL,)
@@ -135,6 +137,7 @@ class Cell:
     evaluate_every: int
     look_images: int
     diagnose: bool
+    gates: bool
 
     @property
     def seed(self) -> int:
@@ -155,6 +158,7 @@ class Cell:
             "evaluate_every": self.evaluate_every,
             "look_images": self.look_images,
             "diagnose": self.diagnose,
+            **({"gates": True} if self.gates else {}),  # came later: what was made before has its default
         }
 
     @cached_property
@@ -243,6 +247,7 @@ def _cell(grid: Grid, seed: int, entries: tuple[Choice, Choice, Choice], method:
         evaluate_every=grid.evaluate_every,
         look_images=grid.look_images,
         diagnose=grid.diagnose,
+        gates=grid.gates and method.role == "ours",
     )
 
 

@@ -10,11 +10,13 @@ from harmony.bench.experiment.plots import plot_names, save_plots
 from harmony.bench.experiment.results import ExperimentResult
 from harmony.bench.experiment.summary import places
 from harmony.bench.experiment.tables import (
+    ROUTING,
     Table,
     ablation,
     accuracy,
     beside_published,
     gaps,
+    gates,
     over_rho,
     representation,
     to_csv,
@@ -26,6 +28,10 @@ from harmony.core.storage import storing
 BEGIN = "<!-- experiments: begin (written by `harmony experiment --report --publish`) -->"
 END = "<!-- experiments: end -->"
 HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "oracle", "auroc")
+HEADLINE_READING = """\
+Accuracy in %, mean ± standard deviation over the seeds, last round. ρ is the number of images of other classes for each
+image of an own class; `worst 10 %` is the mean over the worst tenth of the clients, `cloud, other` the cloud's accuracy
+on the classes that a client does not hold, AUROC the gate's. A reference has what the others lack."""
 CAPTIONS = {
     "rho": "Accuracy of device and cloud together over ρ; a band is one standard deviation over the seeds.",
     "rounds": "The cloud on classes that the client does not hold, by round, on a part of the test images, "
@@ -38,11 +44,13 @@ CAPTIONS = {
 }
 READING = """\
 All figures are %, mean ± standard deviation over the seeds, of the last round. ρ is the number of images of other
-classes for each image of an own class. `worst 10 %` is the mean over the worst tenth of the clients; `device, own` and
-`cloud, own` are the device's and the cloud's accuracy on the client's own classes, `cloud, other` the cloud's on all
-other classes; `perfect routing` keeps own classes and sends the rest; AUROC and FPR95 are the gate's; `sent` is the
-share that went to the cloud; `CPU s` is the time of training on one thread. Bold is the best of HARMONY and its rivals;
-a reference has what they lack."""
+classes for each image of an own class; what stands under a ρ is the accuracy of device and cloud together. `worst 10 %`
+is the mean over the worst tenth of the clients; `device, own` and `cloud, own` are either's accuracy alone on the
+client's own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training. In the tables of
+routing, the exits' thresholds decide who answers, unless `cloud's word` lets the device's answer stand where the cloud,
+too, takes the image for one of an own class, `fused` joins both answers, or `perfect routing` keeps own classes and
+sends the rest; AUROC and FPR95 are the gate's; `own sent` and `other kept` are its errors. Bold is the best of HARMONY
+and its rivals; a reference has what they lack."""
 
 
 def save_report(results: Sequence[ExperimentResult], folder: Path) -> None:
@@ -82,18 +90,25 @@ def require_committed(result: ExperimentResult) -> None:
 
 
 def page_block(results: Sequence[ExperimentResult], plots: str) -> str:
-    """The Markdown between the marks of docs/results.md."""
-    return "\n\n".join([READING, *(section(result, plot_names(result), f"{plots}/") for result in results)])
+    """The Markdown between the marks of docs/results.md, headline grids first."""
+    if not results:
+        return "Nothing is published yet."
+    parts = [section(result, plot_names(result), f"{plots}/") for result in _in_order(results)]
+    return "\n\n".join([READING, *parts])
+
+
+def _in_order(results: Sequence[ExperimentResult]) -> list[ExperimentResult]:
+    return sorted(results, key=lambda result: (not result.grid.headline, result.grid.name))
 
 
 def readme_block(results: Sequence[ExperimentResult], page: Path) -> str:
     """The Markdown between the marks of the README: the headline grids, one table a place."""
     parts = []
-    for result in results:
+    for result in _in_order(results):
         if result.grid.headline:
             tables = [accuracy(result, place, HEADLINE) for place in places(result)]
-            parts += [f"## {result.grid.title}", *map(_with_title, tables), _provenance(result)]
-    link = f"Every table, plot and setting: [{page.parent.name}/{page.name}]({page.parent.name}/{page.name})."
+            parts += [f"## {result.grid.title}", HEADLINE_READING, *map(_with_title, tables), _provenance(result)]
+    link = f"Every table and plot of the experiments: [{page.parent.name}/{page.name}]({page.parent.name}/{page.name})."
     return "\n\n".join([*parts, link])
 
 
@@ -115,13 +130,18 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
     for place in spots:
         yield _with_title(accuracy(result, place))
         if len(set(result.grid.rhos)) > 1:
-            yield over_rho(result, place).markdown()
+            yield f"Routing at ρ = {max(result.grid.rhos):g}:\n\n{accuracy(result, place, ROUTING).markdown()}"
+            yield f"Over ρ:\n\n{over_rho(result, place).markdown()}"
     if (gap := gaps(result)) is not None:
         yield f"Against the best rival, in points:\n\n{gap.markdown()}"
     lost = [table for place in spots if (table := ablation(result, place)) is not None]
     if lost:
         yield "Against the whole method, in points, paired by seed:"
         yield from map(_with_title, lost)
+    judged = [table for place in spots if (table := gates(result, place)) is not None]
+    if judged:
+        yield "Every exit gate on the checkpoints of the whole method, each with the same promise of own images sent:"
+        yield from map(_with_title, judged)
     alike = [table for place in spots if (table := representation(result, place)) is not None]
     if alike:
         yield (

@@ -10,6 +10,7 @@ from harmony.bench.experiment.grid import Grid, Role
 from harmony.bench.results import Host, Versioned
 from harmony.core.spec import Frozen
 from harmony.train.diagnose import Diagnosis, Midway
+from harmony.train.gates import GateJudgement
 
 DIGITS = 5
 """Decimals of every measured float: accuracies of a test set need four."""
@@ -22,7 +23,8 @@ class CellResult(Frozen):
     evaluation: what `harmony evaluate --json` gives, but `clients` are a few columns, with the values of one client
     after the other: architecture, auroc, and some accuracies at the first and the last ρ; losses: by term and round,
     means over clients; midway: looks at the models between rounds; before, after: features of the architectures
-    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; commits: of the code that trained it
+    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; gates: every
+    exit gate judged, if the grid asks for it; commits: of the code that trained it
     (several, if it was resumed under another), and last of the code that evaluated it.
     """
 
@@ -41,6 +43,7 @@ class CellResult(Frozen):
     after: Diagnosis | None
     cpu_seconds: float
     wall_seconds: float
+    gates: tuple[GateJudgement, ...] = ()
     harmony_version: str
     torch_version: str
     commits: tuple[str | None, ...]

@@ -95,11 +95,14 @@ def metrics(result: ExperimentResult) -> dict[str, Metric]:
         "client_id": Metric("device, own", at(-1, "client_id")),
         "server_id": Metric("cloud, own", at(-1, "server_id")),
         "server_ood": Metric("cloud, other", at(-1, "server_ood")),
-        "oracle": Metric(f"perfect routing, {high}", at(-1, "oracle")),
+        "switched": Metric("cloud's word", at(-1, "switched")),
+        "fused": Metric("fused", at(-1, "fused")),
+        "oracle": Metric("perfect routing", at(-1, "oracle")),
         "auroc": Metric("AUROC", _of_evaluation("auroc")),
         "fpr95": Metric("FPR95", _of_evaluation("fpr95"), best=min),
-        "offload_low": Metric(f"sent, {low}", at(0, "offload"), best=None),
-        "offload_high": Metric(f"sent, {high}", at(-1, "offload"), best=None),
+        "own_sent": Metric("own sent", at(-1, "id_to_server"), best=None),
+        "other_kept": Metric("other kept", at(-1, "ood_to_client"), best=None),
+        "sent": Metric("sent", at(-1, "offload"), best=None),
         "cpu": Metric("CPU s", lambda cell: cell.cpu_seconds, best=None, scale=1, digits=0),
     }
 

@@ -23,11 +23,10 @@ from harmony.bench.experiment.summary import (
     places,
 )
 
-MAIN = (
-    *("low", "high", "worst_low", "worst_high", "client_id", "server_id", "server_ood", "oracle"),
-    *("auroc", "fpr95", "offload_low", "offload_high", "cpu"),
-)
+MAIN = ("low", "high", "worst_low", "worst_high", "client_id", "server_id", "server_ood", "cpu")
+ROUTING = ("high", "switched", "fused", "oracle", "auroc", "fpr95", "own_sent", "other_kept", "sent")
 GAPS = ("low", "high", "worst_low", "worst_high", "server_ood")
+GATE_FIELDS = ("auroc", "fpr95", "overall0", "overall", "id_to_server")
 LOST = ("low", "high", "client_id", "server_ood", "oracle", "auroc")
 
 
@@ -47,7 +46,7 @@ class Table(NamedTuple):
 def accuracy(result: ExperimentResult, place: Place, keys: Sequence[str] = MAIN) -> Table:
     """One place: methods against metrics, the best of ours and the rivals in bold."""
     known, here = metrics(result), lines(result, place)
-    alike = {"high", "worst_high", "offload_high"} if len(set(result.grid.rhos)) == 1 else set()
+    alike = {"high", "worst_high"} if len(set(result.grid.rhos)) == 1 else set()
     shown = [known[key] for key in keys if key not in alike and any(line.values(known[key]) for line in here)]
     rows = tuple((line.method, *_bold(line, here, shown), line.seeds) for line in here)
     return Table(place.label, ("method", *(metric.name for metric in shown), "seeds"), rows)
@@ -135,6 +134,22 @@ def representation(result: ExperimentResult, place: Place) -> Table | None:
             rows.append((line.method, *map(cka.shown, figures), Metric("", lambda cell: None).shown(probes), chance))
     columns = ("method", "cut, before", "cut, after", "cloud, before", "cloud, after", "probe", "chance")
     return Table(place.label, columns, tuple(rows)) if rows else None
+
+
+def gates(result: ExperimentResult, place: Place) -> Table | None:
+    """Every exit gate on the same checkpoints of ours; None where none was judged."""
+    line = ours(lines(result, place))
+    judged = [cell.gates for cell in line.cells if cell.gates] if line is not None else []
+    if not judged:
+        return None
+    of = Metric("", lambda cell: None)
+    rows = []
+    for name in dict.fromkeys(one.name for cell in judged for one in cell):
+        found = [one for cell in judged for one in cell if one.name == name]
+        figures = [[getattr(one, field) for one in found] for field in GATE_FIELDS]
+        rows.append((name, *map(of.shown, figures), f"{len(found)}"))
+    low, high = metrics(result)["low"].name, metrics(result)["high"].name
+    return Table(place.label, ("gate", "AUROC", "FPR95", low, high, "own sent", "seeds"), tuple(rows))
 
 
 def beside_published(result: ExperimentResult) -> Table | None:
