@@ -70,7 +70,6 @@ def experiment(
         write_experiment,
     )
     from harmony.bench.host import Watch
-    from harmony.cli.output import print_json
 
     grid = load_grid(_one(files, publish))
     home = out or Path("runs/experiments") / grid.name
@@ -88,7 +87,7 @@ def experiment(
     target = results / f"experiment-{grid.name}.json"
     write_experiment(target, outcome)
     if as_json:
-        print_json(outcome.model_dump(mode="json"))
+        typer.echo(target.read_text(encoding="utf-8"), nl=False)
     else:
         _print(outcome, target)
     if any(standing(cell, home) != "done" for cell in cells):

@@ -208,13 +208,14 @@ def choose(
 ) -> tuple[Cell, ...]:
     """The cells of the named methods, data and seeds; an empty list names all. ConfigError if one names nothing."""
     for option, wanted, have in (
-        ("--only", methods, {cell.method for cell in cells}),
-        ("--data", data, {cell.data for cell in cells}),
-        ("--seed", seeds, {cell.seed for cell in cells}),
+        ("--only", methods, [cell.method for cell in cells]),
+        ("--data", data, [cell.data for cell in cells]),
+        ("--seed", seeds, [cell.seed for cell in cells]),
     ):
         for one in wanted:
             if one not in have:
-                raise ConfigError(f"no cell has '{one}'", where=option, mend=f"there are {', '.join(map(str, have))}")
+                known = ", ".join(map(str, dict.fromkeys(have)))
+                raise ConfigError(f"no cell has '{one}'", where=option, mend=f"there are {known}")
     return tuple(
         cell
         for cell in cells
