@@ -18,6 +18,7 @@ from harmony.cli import (
     figures,
     infer,
     inspect,
+    join,
     keygen,
     keys,
     loadtest,
@@ -37,6 +38,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony data                                  which client holds what
   harmony train --out runs/first                checkpoint: front ends of every client, one back end
   harmony evaluate runs/first                   accuracy over in- and out-of-distribution mixes
+  harmony join runs/first --arch patch-w16-d1   a new client over the trained back end, of any architecture
   harmony export runs/first --out bundles/      bundles for devices (ONNX, ExecuTorch) and the cloud
   harmony verify bundles/client-000             is it whole, and does it answer as promised
   harmony inspect bundles/client-000            what is in it: classes, exits, files, operators, planned memory
@@ -68,6 +70,7 @@ app.command("demo")(demo.demo)
 app.command("data")(data.show)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("join")(join.join)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("inspect")(inspect.inspect)

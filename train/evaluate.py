@@ -86,7 +86,7 @@ def evaluate(
     """Evaluate a checkpoint folder on the data set's test images. ContractMismatch if they are not of its kind."""
     manifest = open_checkpoint(checkpoint)
     config = make_config(manifest.config, where=checkpoint)
-    _check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
+    check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
     tests = test_images(config, dataset)
     clients = []
     for record in manifest.clients:
@@ -111,7 +111,11 @@ def evaluate(
     )
 
 
-def _check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, own_test: bool) -> None:
+def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, own_test: bool) -> None:
+    """ContractMismatch if the data set's images or classes are not of the run's kind.
+
+    own_test: the run's clients are judged by images of their own, so it has to be the very data set.
+    """
     here, there = dataset.image_spec(), manifest.image
     if (here.height, here.width, here.channels, here.dtype) != (there.height, there.width, there.channels, there.dtype):
         raise ContractMismatch(f"the run was trained on {there} images, {dataset.name} has {here}", where=where)
