@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from harmony.bench.experiment.plots import plot_names, save_plots
 from harmony.bench.experiment.results import ExperimentResult
-from harmony.bench.experiment.summary import places
+from harmony.bench.experiment.summary import Line, lines, places
 from harmony.bench.experiment.tables import (
     ROUTING,
     Table,
@@ -156,19 +157,37 @@ def _with_title(table: Table) -> str:
 
 
 def _settings(result: ExperimentResult) -> str:
-    lines = []
-    for place in places(result):
-        cell = next(cell for cell in result.cells if (cell.data, cell.split, cell.family) == place)
-        lines.append(f"- {place.label}: {_budget(cell.config)}")
-    return "\n".join(lines)
+    """What a place's cells have in common, and what single methods have of their own."""
+    return "\n".join(f"- {place.label}: {_place(lines(result, place))}" for place in places(result))
+
+
+def _place(here: Sequence[Line]) -> str:
+    configs = {line.method: line.cells[0].config for line in here if line.cells}
+    common: list[str] = []
+    for describe in (_clients, _budget, _learning_rate, _architectures):
+        texts = {method: describe(config) for method, config in configs.items()}
+        usual, _ = Counter(texts.values()).most_common(1)[0]
+        others = [f"{method}: {text}" for method, text in texts.items() if text != usual]
+        common.append(f"{usual} ({'; '.join(others)})" if others else usual)
+    return "; ".join(common)
+
+
+def _clients(config: dict[str, Any]) -> str:
+    dealt = {name: value for name, value in config["partition"].items() if name not in {"kind", "clients"} and value}
+    how = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in dealt.items())
+    return f"{config['partition']['clients']} clients by {config['partition']['kind']}, {how}"
 
 
 def _budget(config: dict[str, Any]) -> str:
-    split = {name: value for name, value in config["partition"].items() if name not in {"kind", "clients"} and value}
-    dealt = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in split.items())
-    rounds = f"{config['rounds']} rounds of {config['steps']} steps of {config['batch']} images a client"
-    kinds = ", ".join(config["architectures"])
-    return f"{config['partition']['clients']} clients by {config['partition']['kind']} ({dealt}); {rounds}; {kinds}"
+    return f"{config['rounds']} rounds of {config['steps']} × {config['batch']} images a client"
+
+
+def _learning_rate(config: dict[str, Any]) -> str:
+    return f"learning rate {config['learning_rate']:g}"
+
+
+def _architectures(config: dict[str, Any]) -> str:
+    return ", ".join(config["architectures"])
 
 
 def _missing(result: ExperimentResult) -> str:
