@@ -115,7 +115,7 @@ def open_checkpoint(folder: Path) -> CheckpointManifest:
     manifest = unseal(folder, CheckpointManifest)
     roles = {f"client {one.index}": client_file(one.index) for one in manifest.clients}
     roles |= {f"the back end of client {one.index}": back_end_file(one) for one in manifest.clients if one.own_back_end}
-    if len(roles) < 2 * len(manifest.clients):
+    if not all(one.own_back_end for one in manifest.clients):
         roles |= {"back end": BACK_END}
     require_files(manifest, roles, folder / "manifest.json")
     return manifest
