@@ -1,9 +1,10 @@
-"""A long attack on the native core: `python -m harmony.bench.native_attack BUNDLE [--count 10000] [--seed 0]`.
+"""A long attack on the native core: `python -m harmony.bench.native_attack BUNDLE [--count 10000] [--trust PUB]`.
 
 Each round damages a copy of a good device bundle and gives it to harmony-run, in a process of its own. What was damaged
 after it was sealed has to end with a named error; what was sealed again, as somebody would who wants to be believed,
-with a named error or with answers. A signal, another exit code, a hang, or anything but one line on stderr is a
-failure: the bundle is kept, and the exit code is 1. The seed makes a run repeatable.
+with a named error or with answers; but if the bundle is signed, and the key trusted, always with an error. A signal,
+another exit code, a hang, or anything but one line on stderr is a failure: the bundle is kept, and the exit code is 1.
+The seed makes a run repeatable.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harmony.core.bundle import open_device_bundle
-from harmony.core.errors import HarmonyError
-from harmony.core.sealed import MANIFEST, SEAL
+from harmony.core.errors import ConfigError, HarmonyError
+from harmony.core.sealed import MANIFEST, SEAL, SIGNATURES
 from harmony.device.native_build import PROGRAM, ensure_native
 
 _SECONDS = 30
 _NAMED = re.compile(
-    r"harmony-run: (Artifact(?:Missing|Corrupt|TooNew)|ContractMismatch|EngineUnavailable|EngineError): .+\n"
+    r"harmony-run: (Artifact(?:Missing|Corrupt|TooNew|Untrusted)|ContractMismatch|EngineUnavailable|EngineError): .+\n"
 )
 _JUNK: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2.5, 1e308, -1e308, 1 << 63, 1 << 200, 4097, "", ".", "..", "../front_end.pte", "/etc/passwd",
@@ -78,10 +79,17 @@ class Result(NamedTuple):
     failures: list[Failure]
 
 
-def attack(bundle: Path, work: Path, *, count: int, seed: int, program: Path | None = None) -> Result:
-    """`count` rounds on copies of a sealed device bundle in the folder `work`, where those that failed are kept."""
+def attack(
+    bundle: Path, work: Path, *, count: int, seed: int, trust: Path | None = None, program: Path | None = None
+) -> Result:
+    """`count` rounds on copies of a sealed device bundle in the folder `work`, where those that failed are kept.
+
+    trust: the public key of a signed bundle, without which nobody could see damage to its signature: ConfigError.
+    """
     manifest = open_device_bundle(bundle)
-    program = program or ensure_native() / PROGRAM
+    if (bundle / SIGNATURES).exists() and trust is None:
+        raise ConfigError("is signed", where=bundle, mend="give the key with --trust")
+    command = [program or ensure_native() / PROGRAM, *(("--trust", trust) if trust else ())]
     spec, images = manifest.image, work / "images.bin"
     images.write_bytes(bytes(spec.height * spec.width * spec.channels * (1 if spec.dtype == "uint8" else 4)))
     good = work / "good"  # beside its copies, which are links to its files
@@ -93,7 +101,8 @@ def attack(bundle: Path, work: Path, *, count: int, seed: int, program: Path | N
         copy = work / "bundle"
         _copy(good, copy)
         damage.apply(rng, copy)
-        ending, failure = _judge(program, copy, images, damage, number)
+        believed = damage.sealed and trust is None
+        ending, failure = _judge([*command, copy, images], damage.name, number, believed=believed)
         endings[damage.name, ending] += 1
         if failure is not None:
             failures.append(failure)
@@ -109,18 +118,18 @@ def _copy(bundle: Path, copy: Path) -> None:
         os.link(path, copy / path.name)
 
 
-def _judge(program: Path, bundle: Path, images: Path, damage: Damage, number: int) -> tuple[str, Failure | None]:
+def _judge(command: list[Any], damage: str, number: int, *, believed: bool) -> tuple[str, Failure | None]:
     try:
-        done = subprocess.run([program, bundle, images], capture_output=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return "hangs", Failure(number, damage.name, 0, "no end")
+        return "hangs", Failure(number, damage, 0, "no end")
     error = done.stderr.decode(errors="replace")
     named = _NAMED.fullmatch(error)
     if done.returncode == 2 and named is not None:
         return named[1], None
-    if done.returncode == 0 and damage.sealed and not error and _answers(done.stdout):
+    if done.returncode == 0 and believed and not error and _answers(done.stdout):
         return "answers", None
-    return "fails", Failure(number, damage.name, done.returncode, error[:500])
+    return "fails", Failure(number, damage, done.returncode, error[:500])
 
 
 def _answers(output: bytes) -> bool:
@@ -298,10 +307,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, help="a device bundle with an ExecuTorch program")
     parser.add_argument("--count", type=int, default=10_000, help="rounds (default 10000)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trust", type=Path, metavar="PUB", help="the key that signed it, if it is signed")
     options = parser.parse_args(arguments)
     work = Path(tempfile.mkdtemp(prefix="harmony-attack-"))
     try:
-        result = attack(options.bundle, work, count=options.count, seed=options.seed)
+        result = attack(options.bundle, work, count=options.count, seed=options.seed, trust=options.trust)
     except HarmonyError as error:
         sys.stderr.write(f"harmony.bench.native_attack: {type(error).__name__}: {error}\n")
         return error.exit_code

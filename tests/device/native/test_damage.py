@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harmony.bench.native_attack import DAMAGES, attack
 from harmony.core.bundle import DeviceManifest, Exit, open_device_bundle
-from harmony.core.errors import ArtifactCorrupt, HarmonyError
+from harmony.core.errors import ArtifactCorrupt, ConfigError, HarmonyError
 from harmony.core.sealed import sign_sealed
 from harmony.core.signing_keys import make_key, read_secret
 from harmony.core.spec import FeatureSpec, ImageSpec
@@ -66,6 +66,22 @@ def test_damage_of_every_kind(tiny: Path, native_build: Path, tmp_path: Path) ->
     seen = {damage: sum(n for (name, _), n in result.endings.items() if name == damage.name) for damage in DAMAGES}
     assert set(seen.values()) == {25}
     assert any(ending == "answers" for _, ending in result.endings), "some that were sealed again must still be whole"
+
+
+def test_whatever_is_done_to_a_signed_bundle(tiny: Path, native_build: Path, tmp_path: Path) -> None:
+    """There is no damage that a trusted signature does not show, resealed or not."""
+    make_key(tmp_path / "ours")
+    sign_sealed(tiny, DeviceManifest, [read_secret(tmp_path / "ours.key")])
+    work = tmp_path / "work"
+    work.mkdir()
+    run, trust = native_build / "harmony-run", tmp_path / "ours.pub"
+    with pytest.raises(ConfigError, match="--trust"):
+        attack(tiny, work, count=1, seed=0, program=run)
+    result = attack(tiny, work, count=15 * len(DAMAGES), seed=8, trust=trust, program=run)
+    assert not result.failures
+    endings = {ending for _, ending in result.endings}
+    assert "ArtifactUntrusted" in endings
+    assert "answers" not in endings
 
 
 def test_the_attack_notices_what_must_not_happen(tiny: Path, tmp_path: Path) -> None:
