@@ -14,7 +14,7 @@ In the end every client makes its front end its own, by a few steps on its own i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.core.spec import Architecture
+from harmony.train.cloud_side import Cloud
 from harmony.train.federation import ROTATION, SUPPORT, Federation, stream
 from harmony.train.inner import adapted, gate
-from harmony.train.losses import supervised_contrastive
+from harmony.train.messages import ExtractorGradients, Post, Upload, Weights, hand_over
 from harmony.train.method import Losses, Trained, annealed, numpy_state, optimizer_tensors, restore_optimizer, seeded
 from harmony.train.personalize import gate_heads, personal
 from harmony.train.supernet import Parameters, Trunk, Views, largest, look, skeleton
@@ -39,14 +40,6 @@ class Visit(NamedTuple):
     adapt: bool = False
 
 
-class Upload(NamedTuple):
-    """What the cloud gets of a visit: features (n, C, H, W), tokens (n,), the visit's number."""
-
-    feature: Tensor
-    tokens: Tensor
-    group: int
-
-
 class Harmony:
     """Shared super-networks with gate heads, and the back end θ. `round` and `finish` are all that a run calls."""
 
@@ -58,8 +51,9 @@ class Harmony:
         with seeded(config.seed):
             self.back_end = BackEnd(federation.feature, width=config.back_end_width, tokens=classes)
             self.shared = _super_networks(federation)
-        self.cloud = torch.optim.Adam(self.back_end.parameters(), lr=config.learning_rate)
+        self.cloud = Cloud(self.back_end, config.harmony, share=1 - config.gamma, rate=config.learning_rate)
         self.aggregator = torch.optim.Adam(self.shared.values(), lr=config.learning_rate)
+        self.post: Post = hand_over
 
     def round(self, index: int) -> Losses:
         """One round of `steps` steps; mean losses by client."""
@@ -70,17 +64,22 @@ class Harmony:
         return losses.mean(steps)
 
     def _step(self, step: int, clients: list[int], losses: Losses) -> None:
-        annealed((self.cloud, self.aggregator), self.federation.config, step)
-        visits = list(self._visits(step, clients))
+        annealed((self.cloud.optimizer, self.aggregator), self.federation.config, step)
+        visits = list(self.visits(step, clients))
         forward = [self._forward(number, visit, step, losses) for number, visit in enumerate(visits)]
-        gradients = self._cloud_step([upload for upload, _, _ in forward], [visit.clients for visit in visits], losses)
+        learnt = self.cloud.learn([upload for upload, _, _ in forward])
+        ids = [client for visit in visits for client in visit.clients]
+        losses.add("server", ids, learnt.each.view(len(ids), -1).mean(1))
+        losses.add("contrast", ids, learnt.contrast.expand(len(ids)))
         self.aggregator.zero_grad(set_to_none=True)
         share = torch.tensor(self.federation.config.gamma / 2 / len(clients))
-        for (_, feature, own_loss), gradient in zip(forward, gradients, strict=True):
-            torch.autograd.backward([feature, own_loss], [gradient, share])
+        for (_, feature, own_loss), gradient in zip(forward, learnt.gradients, strict=True):
+            torch.autograd.backward([feature, own_loss], [self.post(gradient).feature, share])
+        sums = {name: value.grad for name, value in self.shared.items() if value.grad is not None}
+        self.post(ExtractorGradients(sums))
         self.aggregator.step()
 
-    def _visits(self, step: int, clients: list[int]) -> Iterator[Visit]:
+    def visits(self, step: int, clients: list[int]) -> Iterator[Visit]:
         """Who runs what at a step. All clients move on by the same number of architectures, so batches stay even."""
         settings, architectures = self.federation.config.harmony, list(self.federation.groups)
         random = stream(self.federation.config.seed, ROTATION, step)
@@ -94,7 +93,8 @@ class Harmony:
     def _forward(self, number: int, visit: Visit, step: int, losses: Losses) -> tuple[Upload, Tensor, Tensor]:
         """Clients' side of steps 1, 2 and 4: (what leaves the devices, the feature in their graph, their own loss)."""
         inputs, tokens = self.federation.batch(visit.clients, step)
-        trunk, weights = self._slice(visit.architecture)
+        trunk, slice_ = self.slice_of(visit.architecture)
+        weights = self.post(Weights(visit.architecture, slice_)).tensors
         if visit.adapt:
             parts = zip(visit.clients, torch.split(inputs, self.federation.config.batch), strict=True)
             views = _joined([look(trunk, self._adapted(trunk, weights, one, step), part) for one, part in parts])
@@ -105,7 +105,8 @@ class Harmony:
         losses.add("gate1", visit.clients, each[0])
         losses.add("gate2", visit.clients, each[1])
         told = self.federation.told_tokens(visit.clients, step)
-        return Upload(views.feature.detach(), told, number), views.feature, (each[0] + each[1]).sum()
+        upload = self.post(Upload(views.feature.detach(), told, number))
+        return upload, views.feature, (each[0] + each[1]).sum()
 
     def _adapted(self, trunk: Trunk, weights: Parameters, client: int, step: int) -> Parameters:
         """The front end that the client would have after personalisation on another batch of its own."""
@@ -113,26 +114,6 @@ class Harmony:
         own = self.federation.own[client].expand(len(tokens), -1)
         steps, rate = settings.inner_steps, settings.inner_rate
         return adapted(trunk, weights, inputs, tokens, own, steps=steps, rate=rate)
-
-    def _cloud_step(self, uploads: list[Upload], clients: list[list[int]], losses: Losses) -> Sequence[Tensor]:
-        """The cloud's side, step 3: θ learns; returns the loss's gradient at each group's features."""
-        config = self.federation.config
-        features = [upload.feature.requires_grad_() for upload in uploads]
-        tokens = torch.cat([upload.tokens for upload in uploads])
-        embedding = self.back_end.embed(torch.cat(features))
-        each = F.cross_entropy(self.back_end.classify(embedding), tokens, reduction="none")
-        ids = [index for group in clients for index in group]
-        losses.add("server", ids, each.detach().view(len(ids), -1).mean(1))
-        loss = (1 - config.gamma) * each.mean()
-        if config.harmony.contrast > 0:
-            group = torch.cat([torch.full((len(upload.tokens),), upload.group) for upload in uploads])
-            contrast = supervised_contrastive(embedding, tokens, group, config.harmony.temperature)
-            losses.add("contrast", ids, contrast.detach().expand(len(ids)))
-            loss = loss + config.harmony.contrast * contrast
-        self.cloud.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.cloud.step()
-        return [feature.grad for feature in features if feature.grad is not None]
 
     def peek(self) -> Trained:
         """Every client's front end, cut out of the super-networks; the gate's rows are its heads."""
@@ -153,11 +134,11 @@ class Harmony:
     def _front_end(self, architecture: Architecture) -> FrontEnd:
         federation, classes = self.federation, self.federation.dataset.classes
         front_end = FrontEnd(architecture, federation.image, federation.feature, outputs=classes, gate=classes)
-        _, weights = self._slice(architecture)
+        _, weights = self.slice_of(architecture)
         front_end.load_state_dict({name: value.detach() for name, value in weights.items()}, strict=False)
         return front_end
 
-    def _slice(self, architecture: Architecture) -> tuple[Trunk, Parameters]:
+    def slice_of(self, architecture: Architecture) -> tuple[Trunk, Parameters]:
         """The architecture without weights, and its slice of the family's super-network.
 
         The exit at the cut is the same for all families: features are alike there.
@@ -171,7 +152,7 @@ class Harmony:
         """Everything that training depends on, by name."""
         back_end = {f"back_end/{name}": value for name, value in self.back_end.state_dict().items()}
         shared = {f"shared/{name}": value.detach() for name, value in self.shared.items()}
-        optimizers = optimizer_tensors("cloud", self.cloud) | optimizer_tensors("aggregator", self.aggregator)
+        optimizers = optimizer_tensors("cloud", self.cloud.optimizer) | optimizer_tensors("aggregator", self.aggregator)
         return back_end | shared | optimizers
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -180,7 +161,7 @@ class Harmony:
         with torch.no_grad():
             for name, value in self.shared.items():
                 value.copy_(state[f"shared/{name}"])
-        restore_optimizer("cloud", self.cloud, state)
+        restore_optimizer("cloud", self.cloud.optimizer, state)
         restore_optimizer("aggregator", self.aggregator, state)
 
 

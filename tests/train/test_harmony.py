@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from harmony.core.config import TrainConfig, make_config
 from harmony.core.data import Dataset
 from harmony.train.federation import federation
-from harmony.train.harmony import Harmony, Upload
+from harmony.train.harmony import Harmony
 from harmony.train.inner import adapted, personal_loss
 from harmony.train.supernet import look
 
@@ -24,7 +23,7 @@ def test_with_simulation_every_client_meets_every_architecture(config: TrainConf
     method = Harmony(federation(config, images))
     met: dict[int, set[str]] = {client: set() for client in range(4)}
     for step in range(40):
-        visits = list(method._visits(step, [0, 1, 2, 3]))
+        visits = list(method.visits(step, [0, 1, 2, 3]))
         assert sorted(client for visit in visits for client in visit.clients) == [0, 1, 2, 3]
         for visit in visits:
             for client in visit.clients:
@@ -35,37 +34,8 @@ def test_with_simulation_every_client_meets_every_architecture(config: TrainConf
 def test_without_simulation_clients_keep_to_their_own(config: TrainConfig, images: Dataset) -> None:
     method = Harmony(federation(changed(config, simulate=False), images))
     for step in range(10):
-        for visit in method._visits(step, [0, 1, 2, 3]):
+        for visit in method.visits(step, [0, 1, 2, 3]):
             assert all(config.architectures[client] == str(visit.architecture) for client in visit.clients)
-
-
-def test_the_cloud_gets_features_and_tokens_and_nothing_else(
-    config: TrainConfig, images: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every tensor that crosses: of the cut's shape and cut off from the devices' graph, or a token."""
-    members = federation(config, images)
-    crossed: list[Upload] = []
-    whole = Harmony._cloud_step
-
-    def watching(self: Harmony, uploads: list[Upload], clients: list[list[int]], losses: Any) -> Any:
-        crossed.extend(Upload(one.feature.clone(), one.tokens.clone(), one.group) for one in uploads)
-        assert all(one.feature.grad_fn is None for one in uploads)
-        return whole(self, uploads, clients, losses)
-
-    monkeypatch.setattr(Harmony, "_cloud_step", watching)
-    Harmony(members).round(0)
-    assert crossed
-    drawn = {client: set(client_tokens(members, client)) for client in range(4)}
-    for upload in crossed:
-        assert upload.feature.shape[1:] == members.feature.shape
-        assert set(upload.tokens.tolist()) <= set().union(*drawn.values())
-    labels = [set(client.classes.own) for client in members.clients]
-    assert any(drawn[client] != labels[client] for client in range(4))
-
-
-def client_tokens(members: Any, client: int) -> list[int]:
-    tokens: list[int] = members.clients[client].classes.own_tokens.tolist()
-    return tokens
 
 
 def test_contrast_can_be_switched_on_and_changes_what_is_learnt(config: TrainConfig, images: Dataset) -> None:
@@ -107,7 +77,11 @@ def test_a_personal_front_end_is_kept_only_if_it_errs_less_on_held_out_images(
     """At an absurd rate nobody's is kept; at a sane one somebody's is, and its gates are still everybody's."""
     heads, wild, sane = (
         Harmony(federation(changed(config, **parts), images)).finish().clients
-        for parts in ({"personalize": "heads"}, {"personalize_rate": 10.0}, {"personalize_rate": 1e-3})
+        for parts in (
+            {"personalize": "heads"},
+            {"personalize": "front-end", "personalize_rate": 10.0},
+            {"personalize": "front-end", "personalize_rate": 1e-3},
+        )
     )
     assert all((heads[client][name] == wild[client][name]).all() for client in heads for name in heads[client])
     moved = {name for client in heads for name in heads[client] if (heads[client][name] != sane[client][name]).any()}
@@ -135,7 +109,7 @@ def test_adapted_weights_err_less_on_their_support_batch_and_pass_gradients_on_u
     config: TrainConfig, images: Dataset
 ) -> None:
     members = federation(config, images)
-    trunk, weights = Harmony(members)._slice(members.clients[0].architecture)
+    trunk, weights = Harmony(members).slice_of(members.clients[0].architecture)
     inputs, tokens = members.batch([0], 0)
     own = members.own[0].expand(len(tokens), -1)
     moved = adapted(trunk, weights, inputs, tokens, own, steps=3, rate=0.01)
