@@ -12,8 +12,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,8 +32,14 @@ RUNTIME = ("libexecutorch.so", "libexecutorch_backend_xnnpack.so", "libexecutorc
 KERNELS = "libexecutorch_kernels_optimized.so"
 """Loaded only by a program with operators outside XNNPACK."""
 OVERRIDE = "HARMONY_NATIVE"
+_TOOLCHAINS = {"host": None, "aarch64": "aarch64.cmake"}
+TARGETS = tuple(_TOOLCHAINS)
 _OTHER_ENGINES = "or choose --engine onnxruntime, or executorch"
 _TOOLS_MEND = f"install cmake and g++ (Debian: apt install cmake g++), {_OTHER_ENGINES}"
+_CROSS_MEND = "install cmake, make and the cross compiler (Debian: apt install g++-aarch64-linux-gnu)"
+_WHEEL_MEND = "pip download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 executorch=={release}"
+_WHEEL_PARTS = ("executorch/include/", "executorch/lib/")
+_MAX_WHEEL_BYTES = 1 << 30
 _BUILD_SECONDS = 600
 
 
@@ -81,30 +89,87 @@ def ensure_native() -> Path:
     return place
 
 
-def build_native(out: Path, root: Path, options: Sequence[str] = ()) -> None:
+def build_standalone(out: Path, target: str = "host", executorch: Path | None = None) -> None:
+    """Write a folder `out` that needs nothing but itself: harmony-run, libharmony.so, and ExecuTorch's libraries.
+
+    target: one of TARGETS; executorch: a wheel for it, or a folder with what is in one (the installed one by default,
+    for the host). The folder appears whole or not at all: RunExists if it is there. ConfigError, EngineUnavailable,
+    StorageError.
+    """
+    if target not in _TOOLCHAINS:
+        raise ConfigError(f"'{target}' is no target", where="--target", mend=f"choose one of {', '.join(TARGETS)}")
+    if executorch is None and target != "host":
+        mend = _WHEEL_MEND.format(release=_release() or "1.5.1")
+        raise ConfigError(f"{target} needs an executorch wheel for it", where="--executorch", mend=mend)
+    toolchain = _TOOLCHAINS[target]
+    options = ["-DHARMONY_RELOCATABLE=ON"]
+    options += [f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / toolchain}"] if toolchain else []
+    with _opened(executorch) as root, sealing(out) as draft:
+        build_native(draft, root, options, _CROSS_MEND if toolchain else _TOOLS_MEND)
+        for name in (*RUNTIME, KERNELS):
+            shutil.copyfile(root / "lib" / name, draft / name)
+
+
+def build_native(out: Path, root: Path, options: Sequence[str] = (), mend: str = _TOOLS_MEND) -> None:
     """Build from the sources beside this file, against the executorch in `root`, into the folder `out`.
 
-    options: further arguments for CMake. EngineUnavailable, with the compiler's first complaint.
+    options: further arguments for CMake; mend: what to do where it fails. EngineUnavailable, with the compiler's first
+    complaint.
     """
-    for tool in ("cmake",):
-        if shutil.which(tool) is None:
-            raise EngineUnavailable(f"the native engine has to be built, and there is no {tool}", mend=_TOOLS_MEND)
+    if shutil.which("cmake") is None:
+        raise EngineUnavailable("the native engine has to be built, and there is no cmake", mend=mend)
     with tempfile.TemporaryDirectory(prefix="harmony-native-") as folder:
         configure = ["cmake", "-S", str(SOURCES), "-B", folder, f"-DEXECUTORCH_ROOT={root}", *options]
-        _run(configure, "CMake cannot prepare the native engine")
-        _run(["cmake", "--build", folder, "--parallel", str(_jobs())], "the native engine does not compile")
+        _run(configure, "CMake cannot prepare the native engine", mend)
+        build = ["cmake", "--build", folder, "--parallel", str(_jobs())]
+        _run(build, "the native engine does not compile", mend)
         for name in BUILT:
             shutil.copy2(Path(folder) / name, out / name)
 
 
+@contextmanager
+def _opened(executorch: Path | None) -> Iterator[Path]:
+    """The folder `executorch` of what was given: the installed one, a folder, or a wheel, unpacked for as long as this
+    lasts."""
+    if executorch is None:
+        yield executorch_root()
+        return
+    if executorch.is_dir():
+        root = executorch / "executorch" if (executorch / "executorch" / "lib").is_dir() else executorch
+        if not (root / "lib" / RUNTIME[0]).is_file():
+            raise ConfigError(f"holds no lib/{RUNTIME[0]}", where=executorch, mend="give a wheel of executorch")
+        yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="harmony-wheel-") as folder:
+        _unpack(executorch, Path(folder))
+        yield Path(folder) / "executorch"
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    """Headers and libraries of a wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            wanted = [one for one in archive.infolist() if one.filename.startswith(_WHEEL_PARTS) and not one.is_dir()]
+            if sum(one.file_size for one in wanted) > _MAX_WHEEL_BYTES or not wanted:
+                raise ConfigError("is no wheel of executorch", where=wheel)
+            for one in wanted:
+                archive.extract(one, folder)  # which leaves no folder above `folder`
+    except (OSError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+        raise ConfigError(f"cannot be read as a wheel: {error}", where=wheel, mend="download it again") from None
+
+
+def _release() -> str | None:
+    """Of the installed executorch, without what its build adds."""
+    try:
+        return version("executorch").split("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
 def native_key(root: Path) -> str:
     """Hash of everything that the result depends on: sources, executorch and where it lies, and the machine."""
-    try:
-        release = version("executorch")
-    except PackageNotFoundError:
-        release = "unknown"
-    parts = [release, str(root), platform.machine()]
-    parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(SOURCES.iterdir())]
+    parts = [_release() or "unknown", str(root), platform.machine()]
+    parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(SOURCES.glob("*.*"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -116,15 +181,15 @@ def _jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def _run(command: list[str], problem: str) -> None:
+def _run(command: list[str], problem: str, mend: str) -> None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=_BUILD_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineUnavailable(f"{problem}: {error}", mend=_TOOLS_MEND) from None
+        raise EngineUnavailable(f"{problem}: {error}", mend=mend) from None
     if done.returncode:
-        raise EngineUnavailable(f"{problem}: {_first_complaint(done.stdout + done.stderr)}", mend=_TOOLS_MEND)
+        raise EngineUnavailable(f"{problem}: {_first_complaint(done.stdout + done.stderr)}", mend=mend)
 
 
 def _first_complaint(output: str) -> str:
