@@ -22,6 +22,7 @@ from harmony.cli import (
     keygen,
     keys,
     loadtest,
+    native,
     registry,
     serve,
     train,
@@ -49,6 +50,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony keys create phones                    who may ask a service, how often, for how long
   harmony loadtest http://127.0.0.1:8080        what it does under load
   harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
+  harmony native build --out phone/             the device without Python: harmony-run, libharmony.so
   harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
 
 \b
@@ -81,6 +83,7 @@ app.command("loadtest")(loadtest.loadtest)
 app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
+app.add_typer(native.app, name="native")
 app.command("bench")(bench.bench)
 app.command("experiment")(experiment.experiment)
 app.command("figures")(figures.figures)
