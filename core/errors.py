@@ -159,7 +159,14 @@ class WireError(HarmonyError):
 
 
 class FallbackError(HarmonyError):
-    """The cloud did not help."""
+    """The cloud did not help.
+
+    sent, received: bytes of HTTP bodies that it took; ticket: the question's, if it waits to be asked later.
+    """
+
+    sent: int = 0
+    received: int = 0
+    ticket: int | None = None
 
 
 class CloudUnreachable(FallbackError):
@@ -171,7 +178,13 @@ class CloudTimeout(FallbackError):
 
 
 class CloudRefused(FallbackError):
-    """The cloud refused: wrong key, body too large, too busy."""
+    """The cloud refused: wrong key, body too large, too busy.
+
+    status: HTTP's; retry_after: seconds that the cloud asked to wait, None if it did not.
+    """
+
+    status: int | None = None
+    retry_after: float | None = None
 
 
 class CloudAnswerInvalid(FallbackError):

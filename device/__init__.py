@@ -1,5 +1,6 @@
 """What runs on the phone: engines, early-exit loop, exit gate, fallback client. No torch."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from harmony.device.answer import Answer, CloudAnswer, Fallback
@@ -7,30 +8,40 @@ from harmony.device.engine import Engine, open_engine
 from harmony.device.runner import Device
 
 if TYPE_CHECKING:
+    from harmony.device.async_fallback import AsyncFallbackClient
     from harmony.device.check import VerifyReport, verify
+    from harmony.device.circuit import CircuitSettings
     from harmony.device.fallback import FallbackClient
+    from harmony.device.later import LateAnswer, Later
 
 __all__ = [
     "Answer",
+    "AsyncFallbackClient",
+    "CircuitSettings",
     "CloudAnswer",
     "Device",
     "Engine",
     "Fallback",
     "FallbackClient",
+    "LateAnswer",
+    "Later",
     "VerifyReport",
     "open_engine",
     "verify",
 ]
+_WHEN_ASKED = {
+    "AsyncFallbackClient": "async_fallback",
+    "CircuitSettings": "circuit",
+    "FallbackClient": "fallback",
+    "LateAnswer": "later",
+    "Later": "later",
+    "VerifyReport": "check",
+    "verify": "check",
+}
 
 
 def __getattr__(name: str) -> object:
-    """The client and the check, loaded when they are asked for: a device without a cloud carries no HTTP client."""
-    if name == "FallbackClient":
-        from harmony.device.fallback import FallbackClient  # noqa: PLC0415
-
-        return FallbackClient
-    if name in ("VerifyReport", "verify"):
-        from harmony.device import check  # noqa: PLC0415
-
-        return getattr(check, name)
+    """What is loaded when it is asked for: a device without a cloud carries no HTTP client."""
+    if name in _WHEN_ASKED:
+        return getattr(import_module(f"harmony.device.{_WHEN_ASKED[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,21 +13,26 @@ ExitTaken = Literal["exit1", "exit2", "cloud"]
 
 
 class CloudAnswer(NamedTuple):
-    """What the cloud said: a label, and the probability that it gives to it."""
+    """What the cloud said: a label, and the probability that it gives to it. sent, received: bytes of HTTP bodies."""
 
     label: int
     probability: float
+    sent: int = 0
+    received: int = 0
 
 
 class Fallback(Protocol):
     """Who is asked where the device is not sure; FallbackClient is one."""
 
     def ask(self, feature: Floats) -> CloudAnswer:
-        """feature (C, H, W) → the answer, or a FallbackError in time."""
+        """feature (C, H, W) → the answer, or a FallbackError in time. The array is the caller's again afterwards."""
 
-    @property
-    def traffic(self) -> tuple[int, int]:
-        """Bytes that the last `ask` sent and received, also if it failed."""
+
+class AsyncFallback(Protocol):
+    """As Fallback, for asyncio; AsyncFallbackClient is one."""
+
+    async def ask(self, feature: Floats) -> CloudAnswer:
+        """As there. The feature is read before anything is waited for."""
 
 
 @dataclass(slots=True)
@@ -37,7 +42,8 @@ class Answer:
     exit: where the answer was made; probability: its softmax there, over the own classes or, in the cloud, over all;
     scores: of the exits that were passed, in order; local_label: what the last of them said;
     would_offload: no exit was sure enough; degraded: it should have come from the cloud, but the local answer had to
-    do, for the `reason`; seconds: all of it; bytes: of HTTP bodies.
+    do, for the `reason`; ticket: under which the cloud's answer may still come (see `harmony.device.later`); seconds:
+    all of it; bytes: of HTTP bodies.
     """
 
     label: int
@@ -50,5 +56,6 @@ class Answer:
     would_offload: bool = False
     degraded: bool = False
     reason: str | None = None
+    ticket: int | None = None
     bytes_sent: int = 0
     bytes_received: int = 0

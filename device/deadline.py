@@ -15,14 +15,10 @@ from typing import Any
 
 
 class Deadline:
-    """The moment by which everything must be done. One for all the sockets of a client."""
+    """The moment by which everything must be done. Begins when it is made."""
 
-    def __init__(self) -> None:
-        self._until = 0.0
-
-    def start(self, seconds: float) -> None:
-        """From now on there are `seconds` left."""
-        self._until = time.monotonic() + seconds
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self._until = seconds, time.monotonic() + seconds
 
     @property
     def left(self) -> float:
@@ -52,11 +48,19 @@ class _Bounded(socket.socket):
 
 
 class Connection(http.client.HTTPConnection):
-    """One connection to one service, opened when it is needed and kept for the next request."""
+    """One connection to one service, opened when it is needed and kept for the next request. One thread at a time."""
 
-    def __init__(self, host: str, port: int | None, *, tls: bool, deadline: Deadline) -> None:
-        super().__init__(host, port if port is not None else (443 if tls else 80))
-        self._deadline, self._context = deadline, _tls_context() if tls else None
+    def __init__(self, host: str, port: int, context: Any = None) -> None:
+        """context: of `tls_context`, to speak TLS."""
+        super().__init__(host, port)
+        self._context = context
+        self._deadline = Deadline(0)
+
+    def begin(self, deadline: Deadline) -> None:
+        """The next request has to be over by then."""
+        self._deadline = deadline
+        if isinstance(self.sock, _Bounded):
+            self.sock.deadline = deadline
 
     def connect(self) -> None:
         """Open the socket, and shake hands for TLS, by the deadline."""
@@ -76,7 +80,8 @@ class Connection(http.client.HTTPConnection):
             self.close()
 
 
-def _tls_context() -> Any:
+def tls_context() -> Any:
+    """For connections that check the service's certificate by the system's list; read once, as it is long."""
     import ssl  # noqa: PLC0415  (only for https; the system's certificates are read here)
 
     class Secured(_Bounded, ssl.SSLSocket):

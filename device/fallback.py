@@ -3,71 +3,57 @@
 from __future__ import annotations
 
 import http.client
-import random
+import itertools
+import threading
 import time
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest
-from harmony.core.errors import (
-    CloudAnswerInvalid,
-    CloudRefused,
-    CloudTimeout,
-    CloudUnreachable,
-    ConfigError,
-    FallbackError,
-)
-from harmony.core.wire import encode
+from harmony.core.errors import CloudAnswerInvalid, FallbackError
 from harmony.device.answer import CloudAnswer
-from harmony.device.deadline import Connection, Deadline
-from harmony.device.protocol import (
-    HEADER_LENGTH,
-    MAX_JSON_BYTES,
-    InferRequests,
-    error_text,
-    max_answer_bytes,
-    read_probabilities,
-    require_contract,
-)
+from harmony.device.circuit import Circuit, CircuitSettings, State, is_away
+from harmony.device.deadline import Connection, Deadline, tls_context
+from harmony.device.question import Question, Reply, Service, Tally, checked_deadline, pause_before_next
 
-ATTEMPTS = 3
-BACKOFF_S = 0.05
-_MENDS = {401: "check the key", 403: "check the key", 404: "check the URL and the model's name", 503: "try later"}
+if TYPE_CHECKING:
+    from harmony.device.later import Ask, Later, OfflineQueue
 
-
-class _Reply(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
+MOST_IDLE = 8
+"""Connections that are kept for the next questions; more are opened if more threads ask at once."""
 
 
 class FallbackClient:
-    """A connection to one service for one device. Not thread-safe; a `with` block closes it.
+    """Connections to one service for one device. Thread-safe; a `with` block closes it.
 
     url: http(s)://host[:port][/prefix]; key: its API key, or None for a service that asks for none;
     deadline_s: for a whole question, with connecting, retries and reading. Looking a host name up is left to the
-    system and its own timeout.
+    system and its own timeout. circuit: when to leave a failing cloud alone. later: what becomes of a question that the
+    cloud was not there for; without it, nothing.
     """
 
-    def __init__(self, url: str, key: str | None, *, manifest: DeviceManifest, deadline_s: float = 1.0) -> None:
-        base = _checked_url(url)
-        if not 0 < deadline_s <= 3600:
-            raise ConfigError(f"{deadline_s} s is no deadline", where="deadline", mend="0 to 3600 seconds")
-        self._model_url = f"{base}/v2/models/{manifest.fallback.model}"
-        self._headers = _authorization(key)
-        self._codec, self._cut = manifest.fallback.codec, manifest.feature
-        self._label_of_token, self._tokens = manifest.classes.label_of_token, len(manifest.classes.names)
-        self._requests = InferRequests(manifest.feature)
-        self._deadline_s, self._deadline = deadline_s, Deadline()
-        parts = urlsplit(self._model_url)
-        self._path = parts.path
-        self._connection = Connection(
-            parts.hostname or "", parts.port, tls=parts.scheme == "https", deadline=self._deadline
-        )
-        self._sent = self._received = 0
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        manifest: DeviceManifest,
+        deadline_s: float = 1.0,
+        circuit: CircuitSettings | None = None,
+        later: Later | None = None,
+    ) -> None:
+        self._service = Service(url, key, manifest)
+        self._deadline_s = checked_deadline(deadline_s)
+        self._circuit = Circuit(circuit or CircuitSettings(), self._service.url)
+        self._context = tls_context() if self._service.tls else None
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._queue = None if later is None else _queue(later, self._ask, self._circuit)
 
     def __enter__(self) -> FallbackClient:
         return self
@@ -76,122 +62,117 @@ class FallbackClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connections. Questions that wait are given up: each is delivered with its error."""
+        if self._queue is not None:
+            self._queue.close(self._deadline_s + 1)
+        with self._lock:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().close()
+
+    @property
+    def circuit(self) -> State:
+        """Whether questions pass: "closed" if they do."""
+        return self._circuit.state
 
     def check(self) -> None:
         """Ask what the service's model takes. ContractMismatch if it is another cut; otherwise as `ask`."""
-        self._deadline.start(self._deadline_s)
-        reply = self._exchange("GET", self._path, {}, b"", limit=MAX_JSON_BYTES + 16 * self._tokens)
-        require_contract(reply.body, self._cut, self._tokens, self._model_url)
+        self._service.require_same_cut(self._exchange(self._service.about_model(), Tally()))
 
     def ask(self, feature: NDArray[np.float32]) -> CloudAnswer:
         """The cloud's answer to one feature (C, H, W).
 
         Raises CloudUnreachable, CloudTimeout, CloudRefused (the service's words), CloudAnswerInvalid, all of them
-        within the deadline; InvalidInput if the feature is not finite.
+        within the deadline, or CircuitOpen at once; InvalidInput if the feature is not finite. An error's `ticket` says
+        that the question waits, and under which number its answer will come.
         """
-        self._deadline.start(self._deadline_s)
-        self._sent = self._received = 0
-        size, body = self._requests.body(encode(feature, self._codec))
-        headers = {HEADER_LENGTH: str(size), "content-type": "application/octet-stream"}
-        reply = self._exchange("POST", f"{self._path}/infer", headers, body, limit=max_answer_bytes(self._tokens))
-        values = read_probabilities(reply.body, reply.headers.get(HEADER_LENGTH), self._tokens, self._model_url)
-        token = int(values.argmax())
-        return CloudAnswer(int(self._label_of_token[token]), float(values[token]))
+        frame = self._service.frame(feature)
+        try:
+            answer = self._ask(frame)
+        except FallbackError as error:
+            if self._queue is not None and is_away(error):
+                error.ticket = self._queue.put(frame)
+            raise
+        if self._queue is not None:
+            self._queue.wake()
+        return answer
 
-    @property
-    def traffic(self) -> tuple[int, int]:
-        """Bytes of HTTP bodies that the last `ask` sent and received, also if it failed; retries count."""
-        return self._sent, self._received
+    def flush(self, seconds: float) -> bool:
+        """Wait until no question waits any more; False if some still do when the time is over."""
+        return self._queue is None or self._queue.flush(seconds)
 
-    def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, *, limit: int) -> _Reply:
-        """A 200 reply, after retries if they fit into the deadline; a FallbackError otherwise."""
-        request_headers = self._headers | headers | {"content-length": str(len(body))}
-        for attempt in range(1, ATTEMPTS + 1):
-            pause = BACKOFF_S * attempt * random.uniform(0.5, 1.5)  # noqa: S311  (jitter, not a secret)
+    def _ask(self, frame: bytes) -> CloudAnswer:
+        tally = Tally()
+        try:
+            with self._circuit.call():
+                reply = self._exchange(self._service.about_frame(frame), tally)
+                return self._service.answer(reply, tally.sent, tally.received)
+        except FallbackError as error:
+            error.sent, error.received = tally.sent, tally.received
+            raise
+
+    def _exchange(self, question: Question, tally: Tally) -> Reply:
+        """An accepted reply, after retries if they fit into the deadline; a FallbackError otherwise."""
+        deadline = Deadline(self._deadline_s)
+        for attempt in itertools.count(1):
             try:
-                reply = self._once(method, path, request_headers, body, limit)
+                return self._service.accept(self._once(question, deadline, tally))
             except FallbackError as error:
-                if isinstance(error, CloudUnreachable) and self._may_wait(attempt, pause):
-                    continue
-                raise
-            if reply.status == 200:
-                return reply
-            if reply.status == 503 and self._may_wait(attempt, _retry_after(reply, pause)):
-                continue
-            text = error_text(reply.body)
-            raise CloudRefused(
-                f"answered {reply.status}{f': {text}' if text else ''}", where=self._model_url,
-                mend=_MENDS.get(reply.status),
-            )  # fmt: skip
+                pause = pause_before_next(error, attempt, deadline.left)
+                if pause is None:
+                    raise
+            time.sleep(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _may_wait(self, attempt: int, pause: float) -> bool:
-        """Sleep before the next attempt, if there is one and it fits."""
-        if attempt == ATTEMPTS or pause >= self._deadline.left:
-            return False
-        time.sleep(pause)
-        return True
+    def _once(self, question: Question, deadline: Deadline, tally: Tally) -> Reply:
+        with self._connection(deadline) as connection:
+            try:
+                connection.drop_if_stale()
+                connection.request(question.method, question.path, question.body, question.headers)
+                tally.sent += len(question.body)
+                response = connection.getresponse()
+                headers = {name.lower(): value for name, value in response.getheaders()}
+                return Reply(response.status, headers, self._read(response, question.limit, tally))
+            except TimeoutError:
+                raise self._service.timeout(self._deadline_s) from None
+            except (http.client.HTTPException, OSError) as error:
+                raise self._service.unreachable(error) from None
 
-    def _once(self, method: str, path: str, headers: dict[str, str], body: bytes, limit: int) -> _Reply:
-        connection = self._connection
+    @contextmanager
+    def _connection(self, deadline: Deadline) -> Iterator[Connection]:
+        """A connection that nobody else uses. After an error it is closed: the rest of an answer must not be taken for
+        the next one."""
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
+        if connection is None:
+            connection = Connection(self._service.host, self._service.port, self._context)
+        connection.begin(deadline)
         whole = False
         try:
-            connection.drop_if_stale()
-            connection.request(method, path, body, headers)
-            self._sent += len(body)
-            response = connection.getresponse()
-            replied = {name.lower(): value for name, value in response.getheaders()}
-            reply = _Reply(response.status, replied, self._read(response, limit))
+            yield connection
             whole = True
-        except TimeoutError:
-            raise CloudTimeout(
-                f"no answer within {self._deadline_s:g} s", where=self._model_url, mend="raise --deadline, or try later"
-            ) from None
-        except (http.client.HTTPException, OSError) as error:
-            raise CloudUnreachable(
-                f"no connection: {error or type(error).__name__}", where=self._model_url, mend="is the service running?"
-            ) from None
-        else:
-            return reply
         finally:
-            if not whole:  # the rest of an answer must not be taken for the next one
+            with self._lock:
+                kept = whole and not self._closed and len(self._idle) < MOST_IDLE
+                if kept:
+                    self._idle.append(connection)
+            if not kept:
                 connection.close()
 
-    def _read(self, response: http.client.HTTPResponse, limit: int) -> bytes:
+    def _read(self, response: http.client.HTTPResponse, limit: int, tally: Tally) -> bytes:
         parts, size = [], 0
         while part := response.read(1 << 16):
             size += len(part)
-            self._received += len(part)
+            tally.received += len(part)
             if size > limit:
-                raise CloudAnswerInvalid(f"the answer is larger than {limit} bytes", where=self._model_url)
+                raise CloudAnswerInvalid(f"the answer is larger than {limit} bytes", where=self._service.url)
             parts.append(part)
         if response.length:  # what was promised and never came: the client itself lets that pass
             raise http.client.IncompleteRead(b"".join(parts), response.length)
         return b"".join(parts)
 
 
-def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or parts.username or not url.isascii() or not url.isprintable():
-        raise ConfigError("is no address of a service", where=url, mend="write http://HOST:PORT or https://HOST")
-    return url.rstrip("/")
+def _queue(later: Later, ask: Ask, circuit: Circuit) -> OfflineQueue:
+    from harmony.device.later import OfflineQueue  # noqa: PLC0415  (most devices have none)
 
-
-def _authorization(key: str | None) -> dict[str, str]:
-    if key is None:
-        return {}
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError("the key must be printable ASCII without spaces", where="key", mend="check it for typos")
-    return {"authorization": f"Bearer {key}"}
-
-
-def _retry_after(reply: _Reply, default: float) -> float:
-    """Seconds that the service asks to wait; `default` if it does not say, or says a date."""
-    text = reply.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else default
+    return OfflineQueue(later, ask, circuit)

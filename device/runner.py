@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import FallbackError
-from harmony.device.answer import Answer, Fallback
+from harmony.device.answer import Answer, AsyncFallback, CloudAnswer, Fallback
 from harmony.device.decision import Decider, Loop
 from harmony.device.engine import Engine, EngineChoice, open_engine
 
@@ -52,27 +52,48 @@ class Device:
         does not help, exit 2's answer stands.
         """
         started = time.perf_counter()
+        answer, feature = self._decide(image, started)
+        if feature is not None and self._fallback is not None:
+            try:
+                self._offloaded(answer, self._fallback.ask(feature))
+            except FallbackError as error:
+                _degraded(answer, error)
+            answer.seconds = time.perf_counter() - started
+        return answer
+
+    async def answer_async(self, image: NDArray[Any], fallback: AsyncFallback) -> Answer:
+        """As `answer`, with a cloud that is waited for by asyncio: meanwhile other images may be answered.
+
+        The device's own part is run here and now, for its milliseconds.
+        """
+        started = time.perf_counter()
+        answer, feature = self._decide(image, started)
+        if feature is not None:
+            try:
+                self._offloaded(answer, await fallback.ask(feature))
+            except FallbackError as error:
+                _degraded(answer, error)
+            answer.seconds = time.perf_counter() - started
+        return answer
+
+    def _decide(self, image: NDArray[Any], started: float) -> tuple[Answer, Floats | None]:
+        """The device's own answer, and the feature if no exit was sure enough."""
         decision = self._decider.decide(image)
         label = decision.label
         answer = Answer(
             label, self._names[label], decision.exit, decision.probability, decision.scores, label,
             time.perf_counter() - started,
         )  # fmt: skip
-        if decision.feature is None:
-            return answer
-        answer.would_offload = True
-        if self._fallback is not None:
-            self._offload(self._fallback, decision.feature, answer)
-            answer.seconds = time.perf_counter() - started
-        return answer
+        answer.would_offload = decision.feature is not None
+        return answer, decision.feature
 
-    def _offload(self, fallback: Fallback, feature: Floats, answer: Answer) -> None:
-        """Replace the local answer by the cloud's, or say why not."""
-        try:
-            said = fallback.ask(feature)
-        except FallbackError as error:
-            answer.degraded, answer.reason = True, f"{type(error).__name__}: {error}"
-        else:
-            answer.label, answer.class_name, answer.exit = said.label, self._names[said.label], "cloud"
-            answer.probability = said.probability
-        answer.bytes_sent, answer.bytes_received = fallback.traffic
+    def _offloaded(self, answer: Answer, said: CloudAnswer) -> None:
+        """Replace the device's own answer by the cloud's."""
+        answer.label, answer.class_name, answer.exit = said.label, self._names[said.label], "cloud"
+        answer.probability, answer.bytes_sent, answer.bytes_received = said.probability, said.sent, said.received
+
+
+def _degraded(answer: Answer, error: FallbackError) -> None:
+    """The device's own answer stands; say why."""
+    answer.degraded, answer.reason, answer.ticket = True, f"{type(error).__name__}: {error}", error.ticket
+    answer.bytes_sent, answer.bytes_received = error.sent, error.received

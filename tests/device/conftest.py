@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import threading
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from harmony.core.scores import ScoreName
 from harmony.core.sealed import seal, sealing
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
 from harmony.core.wire import decode
+from harmony.device import AsyncFallbackClient, CloudAnswer
 
 Floats = NDArray[np.float32]
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -74,6 +76,39 @@ class TinyNet:
         onnx.checker.check_model(model)
         serialised: bytes = model.SerializeToString()
         return serialised
+
+
+class OverAsyncio:
+    """The client for asyncio, in the place of the other one: whatever the tests ask of that one holds for both."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self._client = AsyncFallbackClient(*given, **named)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    def check(self) -> None:
+        self._runner.run(self._client.check())
+
+    def ask(self, feature: Any) -> CloudAnswer:
+        return self._runner.run(self._client.ask(feature))
+
+    def flush(self, seconds: float) -> bool:
+        return self._runner.run(self._client.flush(seconds))
+
+    @property
+    def circuit(self) -> str:
+        return self._client.circuit
+
+
+@pytest.fixture(scope="session")
+def over_asyncio() -> type[OverAsyncio]:
+    return OverAsyncio
 
 
 def _port(name: str, *shape: int) -> onnx.ValueInfoProto:

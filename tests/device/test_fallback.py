@@ -1,4 +1,4 @@
-"""The fallback client against real servers on a real port, good ones and every kind of bad one."""
+"""Both fallback clients against real servers on a real port, good ones and every kind of bad one."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ GOOD = np.array([0.1, 0.2, 0.4, 0.2, 0.1], np.float32)
 FEATURE = np.random.default_rng(0).normal(size=(2, 4, 4)).astype(np.float32)
 
 
+@pytest.fixture(autouse=True, params=["threads", "asyncio"])
+def either_client(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, over_asyncio: type[FallbackClient]
+) -> None:
+    if request.param == "asyncio":
+        monkeypatch.setitem(globals(), "FallbackClient", over_asyncio)
+
+
 @pytest.fixture
 def manifest(bundle: Path) -> DeviceManifest:
     return open_device_bundle(bundle)
@@ -44,14 +52,13 @@ def test_asks_and_translates_the_token_into_a_label(
         FallbackClient(service.url, "secret", manifest=manifest) as client,
     ):
         answer = client.ask(FEATURE)
-        sent, received = client.traffic
     assert answer.label == 4  # token 2, by the class map's (3, 0, 4, 1, 2)
     assert answer.probability == pytest.approx(0.4)
     (request,) = service.requests
     assert request["path"] == "/v2/models/backend/infer"
     assert request["headers"]["authorization"] == "Bearer secret"
-    assert sent == len(request["body"])
-    assert received > 20
+    assert answer.sent == len(request["body"])
+    assert answer.received > 20
     header, feature = parse_request(request)
     assert header["parameters"] == {"cut": "2x4x4-float32"}
     assert header["outputs"] == [{"name": "probabilities", "parameters": {"binary_data": True}}]
@@ -121,8 +128,9 @@ def test_busy_then_free(manifest: DeviceManifest, serve: Any, reply: Reply, repl
             reply_probabilities(handler, GOOD)
 
     with serve(behave) as service, FallbackClient(service.url, None, manifest=manifest) as client:
-        assert client.ask(FEATURE).label == 4
-        assert client.traffic[0] == sum(len(request["body"]) for request in service.requests)
+        answer = client.ask(FEATURE)
+    assert answer.label == 4
+    assert answer.sent == sum(len(request["body"]) for request in service.requests)
     assert len(service.requests) == 2
 
 
@@ -190,6 +198,62 @@ def test_a_header_length_that_is_none(length: str | None, manifest: DeviceManife
     with serve(lambda handler, _: reply(handler, 200, _answer() + GOOD.tobytes(), **headers)) as service:
         client = FallbackClient(service.url, None, manifest=manifest)
         with client, pytest.raises(CloudAnswerInvalid, match="Inference-Header-Content-Length"):
+            client.ask(FEATURE)
+
+
+def _raw(head: str, body: bytes) -> Callable[[Any, int], None]:
+    def behave(handler: Any, _: int) -> None:
+        handler.wfile.write(head.replace("\n", "\r\n").encode() + body)
+        handler.close_connection = True
+
+    return behave
+
+
+def _chunked(content: bytes, *cuts: int) -> bytes:
+    parts = [content[start:end] for start, end in zip((0, *cuts), (*cuts, len(content)), strict=True)]
+    return b"".join(b"%x;name=value\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\nTrailer: 1\r\n\r\n"
+
+
+_HEADER = f"Inference-Header-Content-Length: {len(_answer())}\n"
+_BODY = _answer() + GOOD.tobytes()
+FORMS = {
+    "as long as it says": (f"HTTP/1.1 200 OK\n{_HEADER}Content-Length: {len(_BODY)}\n\n", _BODY),
+    "in chunks": (f"HTTP/1.1 200 OK\n{_HEADER}Transfer-Encoding: chunked\n\n", _chunked(_BODY, 1, 7, len(_BODY) - 1)),
+    "until it hangs up": (f"HTTP/1.1 200 OK\n{_HEADER}\n", _BODY),
+    "of version 1.0": (f"HTTP/1.0 200 OK\n{_HEADER}\n", _BODY),
+    "without a reason": (f"HTTP/1.1 200 \n{_HEADER}Content-Length: {len(_BODY)}\n\n", _BODY),
+    "after a promise": (f"HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\n{_HEADER}Content-Length: {len(_BODY)}\n\n", _BODY),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_an_answer(form: str, manifest: DeviceManifest, serve: Any) -> None:
+    with (
+        serve(_raw(*FORMS[form])) as service,
+        FallbackClient(service.url, None, manifest=manifest, deadline_s=5) as client,
+    ):
+        for _ in range(2):  # the second over the first's connection, if that were kept by mistake
+            assert client.ask(FEATURE).label == 4
+
+
+NONSENSE = {
+    "a length that is none": ("HTTP/1.1 200 OK\nContent-Length: -5\n\n", b""),
+    "another coding": ("HTTP/1.1 200 OK\nTransfer-Encoding: gzip\n\n", b"x" * 50),
+    "a chunk too long": ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", b"ffffffffffff\r\n" + b"x" * 9999),
+    "a chunk without size": ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", b"\r\n\r\n"),
+    "a chunk cut short": ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", b"50\r\nhalf"),
+    "another protocol": ("HTTQ/1.1 200 OK\n\n", b""),
+    "no status": ("HTTP/1.1 OK\n\n", b""),
+    "headers without end": (f"HTTP/1.1 200 OK\nX: {'x' * 99999}\n\n", b""),
+    "many headers": ("HTTP/1.1 200 OK\n" + "X: 1\n" * 999 + "\n", b""),
+}
+
+
+@pytest.mark.parametrize("fault", NONSENSE)
+def test_what_is_not_quite_http(fault: str, manifest: DeviceManifest, serve: Any) -> None:
+    with serve(_raw(*NONSENSE[fault])) as service:
+        client = FallbackClient(service.url, None, manifest=manifest, deadline_s=5)
+        with client, pytest.raises((CloudUnreachable, CloudAnswerInvalid), match=service.url):
             client.ask(FEATURE)
 
 

@@ -29,12 +29,10 @@ class Cloud:
     def ask(self, feature: NDArray[np.float32]) -> CloudAnswer:
         self.asked.append(feature.copy())
         if self.answer is None:
-            raise CloudTimeout("no answer within 1 s", where="http://cloud")
+            error = CloudTimeout("no answer within 1 s", where="http://cloud")
+            error.sent, error.ticket = 70, 5
+            raise error
         return self.answer
-
-    @property
-    def traffic(self) -> tuple[int, int]:
-        return 70, 7
 
 
 def _image(seed: int = 0) -> NDArray[np.uint8]:
@@ -96,7 +94,7 @@ def test_without_a_cloud_exit2_stands_undegraded(bundle: Path) -> None:
 
 
 def test_the_cloud_is_asked_with_the_feature_and_has_the_last_word(bundle: Path, make_bundle: Make) -> None:
-    cloud = Cloud(CloudAnswer(0, 0.75))
+    cloud = Cloud(CloudAnswer(0, 0.75, 70, 7))
     image = _image(3)
     answer = Device.open(bundle, fallback=cloud).answer(image)
     assert (answer.label, answer.class_name, answer.exit, answer.probability) == (0, "ant", "cloud", 0.75)
@@ -118,6 +116,7 @@ def test_a_cloud_that_fails_leaves_the_local_answer_with_the_reason(bundle: Path
     answer = Device.open(bundle, fallback=Cloud(None)).answer(_image())
     assert (answer.label, answer.exit, answer.degraded) == (alone.label, "exit2", True)
     assert answer.reason == "CloudTimeout: http://cloud: no answer within 1 s"
+    assert (answer.bytes_sent, answer.bytes_received, answer.ticket) == (70, 0, 5)
 
 
 def test_a_bundle_without_gate(make_bundle: Make, tmp_path: Path) -> None:
