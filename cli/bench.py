@@ -1,4 +1,4 @@
-"""`harmony bench`: latency, accuracy, bytes and memory of device bundles, and a report."""
+"""`harmony bench`: latency, accuracy, bytes and memory of device bundles, and a report; `harmony bench train`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from harmony.cli import bench_train
 from harmony.cli.extras import require
 
 if TYPE_CHECKING:
@@ -16,6 +18,30 @@ if TYPE_CHECKING:
     from harmony.bench.runner import BenchEvent
 
 
+class _BundlesUnlessNamed(TyperGroup):
+    """`harmony bench BUNDLE…` is short for `harmony bench bundles BUNDLE…`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["bundles", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_BundlesUnlessNamed,
+    no_args_is_help=True,
+    help="""Measure device bundles, or training.
+
+    \b
+    harmony bench bundles/client-* --cloud bundles/cloud       latency, accuracy, bytes, memory, and a report
+    harmony bench bundles --help                               all its options; the word bundles may be left out
+    harmony bench train                                        client-batches per CPU-second
+    """,
+)
+app.command("train")(bench_train.train)
+
+
+@app.command("bundles")
 def bench(
     bundles: Annotated[
         list[Path], typer.Argument(metavar="BUNDLE…", help="Device bundles, as `harmony export` wrote.")

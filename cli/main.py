@@ -52,6 +52,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
   harmony native build --out phone/             the device without Python: harmony-run, libharmony.so
   harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
+  harmony bench train                           how fast training is, beside a plain loop over the clients
 
 \b
   harmony registry, keys                        versions and aliases of back ends; who may ask
@@ -84,7 +85,7 @@ app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
 app.add_typer(native.app, name="native")
-app.command("bench")(bench.bench)
+app.add_typer(bench.app, name="bench")
 app.command("experiment")(experiment.experiment)
 app.command("figures")(figures.figures)
 

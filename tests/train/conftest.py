@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harmony.core.config import TrainConfig, make_config
 from harmony.core.data import Dataset, load
 from harmony.train import METHODS
 from harmony.train.federation import federation
 from harmony.train.local_training import LocalTraining
+
+# As a run does: two threads that wait for each other on a busy machine spin, and small batches gain nothing by them.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

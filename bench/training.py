@@ -1,0 +1,156 @@
+"""What batching clients is worth: HARMONY's training beside a plain loop over the clients, one at a time.
+
+Both train the same models on the same batches and must see the same losses; they take turns within one run, and CPU
+time is what counts. The loop is what simulators of heterogeneous clients usually are (HtFLlib, PFLlib), without the
+copies to disk that those make: every client has modules of its own and is run alone, its gradients are added up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's usual name
+from pydantic import Field
+from torch import Tensor
+
+from harmony.bench.host import Watch
+from harmony.bench.results import Host, Ratio, Summary
+from harmony.bench.statistics import ratio, summarise
+from harmony.core.config import TrainConfig
+from harmony.core.data import load
+from harmony.core.errors import ConfigError, RunError
+from harmony.core.models import FrontEnd
+from harmony.core.spec import Architecture, Frozen
+from harmony.train.federation import Federation, federation
+from harmony.train.harmony import Harmony, Visit
+from harmony.train.method import Losses, annealed
+
+TOLERANCE = 1e-4
+"""How far a loss may be from the loop's, relative to 1 + its value: sums in another order round differently."""
+
+
+class TrainingBench(Frozen):
+    """Client-batches per CPU-second of both, and their ratio round by round.
+
+    difference: the largest of any term, client and round, as in TOLERANCE; peak_bytes: resident memory of the process.
+    """
+
+    config: TrainConfig
+    batched: Summary
+    loop: Summary
+    ratio: Ratio
+    difference: Annotated[float, Field(ge=0)]
+    peak_bytes: int
+    host: Host
+
+
+class Loop:
+    """HARMONY without batching: the same step, one client after the other."""
+
+    def __init__(self, members: Federation) -> None:
+        self.method, self.federation = Harmony(members), members
+        classes = members.dataset.classes
+        self._modules: dict[tuple[int, Architecture], FrontEnd] = {
+            (client.index, one): FrontEnd(one, members.image, members.feature, outputs=classes, gate=classes)
+            for client in members.clients
+            for one in members.groups
+        }
+
+    def round(self, index: int) -> Losses:
+        """As Harmony.round."""
+        config, clients = self.federation.config, self.federation.participants(index)
+        losses = Losses.zeros(("gate1", "gate2", "server", "contrast"), len(self.federation.clients))
+        for step in range(index * config.steps, (index + 1) * config.steps):
+            annealed((self.method.cloud.optimizer, self.method.aggregator), config, step)
+            self.method.cloud.optimizer.zero_grad()
+            self.method.aggregator.zero_grad()
+            for visit in self.method.visits(step, clients):
+                for client in visit.clients:
+                    self._client(client, visit, step, losses, len(clients))
+            self.method.cloud.optimizer.step()
+            self.method.aggregator.step()
+        return losses.mean(config.steps)
+
+    def _client(self, client: int, visit: Visit, step: int, losses: Losses, clients: int) -> None:
+        config, front_end = self.federation.config, self._modules[client, visit.architecture]
+        _, weights = self.method.slice_of(visit.architecture)
+        front_end.load_state_dict({name: value.detach() for name, value in weights.items()}, strict=False)
+        front_end.zero_grad()
+        inputs, tokens = self.federation.batch([client], step)
+        out = front_end(inputs)
+        terms = {
+            "gate1": _cross_entropy(out.gate1, tokens),
+            "gate2": _cross_entropy(out.gate2, tokens),
+            "server": F.cross_entropy(self.method.back_end(out.feature), tokens),
+        }
+        for name, value in terms.items():
+            losses.add(name, [client], value[None])
+        own = config.gamma / 2 * (terms["gate1"] + terms["gate2"])
+        ((own + (1 - config.gamma) * terms["server"]) / clients).backward()  # type: ignore[no-untyped-call]
+        gradients = [(weights[name], value.grad) for name, value in front_end.named_parameters() if name in weights]
+        torch.autograd.backward([slice_ for slice_, _ in gradients], [gradient for _, gradient in gradients])
+
+
+def _cross_entropy(logits: Tensor | None, tokens: Tensor) -> Tensor:
+    if logits is None:
+        raise ValueError("HARMONY's front ends have gates")
+    return F.cross_entropy(logits, tokens)
+
+
+def bench_training(
+    config: TrainConfig, rounds: int = 5, on_round: Callable[[int, int], None] = lambda done, total: None
+) -> TrainingBench:
+    """Measure both on the config's federation; RunError if their losses part, ConfigError for a config without a loop.
+
+    Both train one round first, which is not counted.
+    """
+    _check(config)
+    watch, data = Watch(), load(config.data.name)
+    torch.set_num_threads(config.threads)
+    batched, loop = Harmony(federation(config, data)), Loop(federation(config, data))
+    methods: tuple[Harmony | Loop, ...] = (batched, loop)
+    speeds: tuple[list[float], list[float]] = ([], [])
+    difference = 0.0
+    for index in range(rounds + 1):
+        losses = []
+        for method, speed in zip(methods, speeds, strict=True):
+            start = time.process_time()
+            losses.append(method.round(index))
+            speed.append(config.steps * len(batched.federation.participants(index)) / (time.process_time() - start))
+        difference = max(difference, _difference(*losses))
+        on_round(index + 1, rounds + 1)
+    if not difference <= TOLERANCE:
+        raise RunError(f"losses differ by {difference:.2g}, more than {TOLERANCE:g}: not the same training")
+    ours, theirs = (speed[1:] for speed in speeds)
+    return TrainingBench(
+        config=config,
+        batched=summarise(ours),
+        loop=summarise(theirs),
+        ratio=ratio([one / other for one, other in zip(ours, theirs, strict=True)]),
+        difference=difference,
+        peak_bytes=_peak(),
+        host=watch.host(),
+    )
+
+
+def _check(config: TrainConfig) -> None:
+    parts = config.harmony
+    if config.method != "harmony" or parts.contrast > 0 or parts.inner_steps > 0:
+        mend = "leave contrast and inner_steps at 0, and the method at harmony"
+        raise ConfigError("the plain loop knows HARMONY's usual parts alone", field="harmony", mend=mend)
+
+
+def _difference(one: Losses, other: Losses) -> float:
+    return max(
+        float(((value - other.terms[name]).abs() / (1 + other.terms[name].abs())).max())
+        for name, value in one.terms.items()
+    )
+
+
+def _peak() -> int:
+    import resource  # noqa: PLC0415 - not on every system, and only here
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
