@@ -35,6 +35,7 @@ from harmony.train.diagnose import diagnose, diagnose_between, midway
 from harmony.train.federation import Federation
 from harmony.train.gates import judge_gates
 from harmony.train.method import Trained
+from harmony.train.runs import CONFIG
 from harmony.train.state import latest_state
 from harmony.train.test_images import TestImages, test_images
 
@@ -60,7 +61,7 @@ def run_cell(
         tests = test_images(cell.config, dataset)
         writer, run = _Writer(cell, folder / DIARY, tests, commit), folder / RUN
         checkpoint = train(
-            resumed_config(run) if run.exists() else cell.config,
+            resumed_config(run) if (run / CONFIG).exists() else cell.config,
             run,
             resume=run.exists(),
             dataset=dataset,

@@ -105,6 +105,12 @@ def test_a_finished_cell_is_read_and_can_be_evaluated_again(grid: Grid, tmp_path
         run_cell(cell, tmp_path, commit="three")
 
 
+def test_a_run_that_was_killed_before_it_began_is_begun(grid: Grid, ran: Path, tmp_path: Path) -> None:
+    cell = cell_named(grid, "SplitGP")
+    (tmp_path / cell.key / "run").mkdir(parents=True)
+    assert run_cell(cell, tmp_path, commit=None).evaluation == require_finished(cell, ran).evaluation
+
+
 @pytest.fixture
 def broken(settings: dict[str, Any], tmp_path: Path) -> Grid:
     """One cell that can be run, after one whose data are not there and one that never ends by itself."""
