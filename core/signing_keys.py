@@ -14,18 +14,17 @@ import binascii
 import hashlib
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harmony.core import key_file
 from harmony.core.errors import ConfigError
-from harmony.core.storage import storing, write_atomically
+from harmony.core.storage import write_atomically
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-_MAX_FILE_BYTES = 64 << 10
 _PUBLIC = re.compile(rb"harmony-ed25519-public ([A-Za-z0-9+/]{43}=) ([A-Za-z0-9_.@-]{1,64})")
 _SECRET = re.compile(rb"harmony-ed25519-secret ([A-Za-z0-9+/]{43}=)\n")
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
@@ -95,33 +94,14 @@ def make_key(base: Path) -> PublicKey:
         if os.path.lexists(path):
             raise ConfigError("is there already, and no key is overwritten", where=path, mend="choose another name")
     key = SecretKey(os.urandom(32), name)
-    with storing(secret):
-        secret.parent.mkdir(parents=True, exist_ok=True)
-        _write_secret(secret, f"harmony-ed25519-secret {base64.b64encode(key.seed).decode()}\n".encode())
+    key_file.write_secret(secret, f"harmony-ed25519-secret {base64.b64encode(key.seed).decode()}\n".encode())
     write_atomically(public, f"{key.public.line}\n".encode())
     return key.public
 
 
-def _write_secret(path: Path, content: bytes) -> None:
-    """Never readable by others, not for a moment; of two at once, one fails."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigError("is there already, and no key is overwritten", where=path) from None
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            os.fchmod(handle, 0o600)  # whatever the umask took away
-            stream.write(content)
-            stream.flush()
-            os.fsync(handle)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-
-
 def read_secret(path: Path) -> SecretKey:
     """A key that `make_key` wrote. ConfigError for anything else, and for a file that others may read."""
-    content, mode = _read_file(path)
+    content, mode = key_file.read_key_file(path)
     match = _SECRET.fullmatch(content)
     seed = _decoded(match[1]) if match else None
     if seed is None:
@@ -140,7 +120,7 @@ def read_public(path: Path) -> list[PublicKey]:
         files = sorted(path.glob("*.pub")) if path.is_dir() else [path]
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=path, mend="check its permissions") from None
-    lines = [(line.strip(), file) for file in files for line in _read_file(file)[0].splitlines()]
+    lines = [(line.strip(), file) for file in files for line in key_file.read_key_file(file)[0].splitlines()]
     return [parse_public(line, file) for line, file in lines if line and not line.startswith(b"#")]
 
 
@@ -164,19 +144,3 @@ def _decoded(text: bytes) -> bytes | None:
     except binascii.Error:
         return None
     return raw if len(raw) == 32 and base64.b64encode(raw) == text else None
-
-
-def _read_file(path: Path) -> tuple[bytes, int]:
-    """A small plain file, and its permissions. ConfigError otherwise."""
-    try:
-        # Not blocking: a pipe in a key's place would be waited for.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError("is not a plain file", where=path, mend="give a key file")
-            content = stream.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=path, mend="check the path") from None
-    if len(content) > _MAX_FILE_BYTES:
-        raise ConfigError(f"is larger than {_MAX_FILE_BYTES} bytes", where=path, mend="give a key file")
-    return content, stat.S_IMODE(status.st_mode)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.errors import ConfigError
-from harmony.core.secret_file import read_secret, write_secret
+from harmony.core.key_file import read_secret, write_secret
 
 KEY_BYTES = 32
 _WORD = 1 << 64

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harmony.core.errors import ConfigError
-from harmony.core.secret_file import write_secret
+from harmony.core.key_file import write_secret
 from harmony.core.tokens import (
     keep_probability,
     key_digest,

@@ -1,4 +1,4 @@
-"""Small files that only their owner may read: made, and read with bounds. No torch."""
+"""Files with keys: secrets that only their owner may read, made, and read with bounds. No torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_secret(path: Path, content: bytes) -> None:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             mend = "choose another name"
-            raise ConfigError("is there already, and no secret is overwritten", where=path, mend=mend) from None
+            raise ConfigError("is there already, and no key is overwritten", where=path, mend=mend) from None
         try:
             with os.fdopen(handle, "wb") as stream:
                 os.fchmod(handle, 0o600)  # whatever the umask took away
@@ -36,7 +36,15 @@ def write_secret(path: Path, content: bytes) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """What the file holds, at most MAX_BYTES. ConfigError for what is no plain file, too large, or open to others."""
+    """As `read_key_file`; ConfigError, too, for a file that others may read."""
+    content, mode = read_key_file(path)
+    if mode & 0o077:
+        raise ConfigError("may be read by others", where=path, mend=f"chmod 600 {path}, or make a new key")
+    return content
+
+
+def read_key_file(path: Path) -> tuple[bytes, int]:
+    """What a plain file of at most MAX_BYTES holds, and its permissions. ConfigError for any other."""
     try:
         # Not blocking: a pipe in the file's place would be waited for.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
@@ -46,8 +54,6 @@ def read_secret(path: Path) -> bytes:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=path, mend="check the path") from None
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigError("may be read by others", where=path, mend=f"chmod 600 {path}, or make a new key")
     if len(content) > MAX_BYTES:
         raise ConfigError(f"is larger than {MAX_BYTES} bytes", where=path, mend="give a key file")
-    return content
+    return content, stat.S_IMODE(status.st_mode)

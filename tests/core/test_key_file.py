@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harmony.core.errors import ConfigError, StorageError
-from harmony.core.secret_file import MAX_BYTES, read_secret, write_secret
+from harmony.core.key_file import MAX_BYTES, read_secret, write_secret
 
 
 def test_what_was_written_is_read_and_only_the_owner_may(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_nothing_is_overwritten_not_even_a_dangling_link(tmp_path: Path) -> None
     write_secret(path, b"first")
     link.symlink_to(tmp_path / "nowhere")
     for taken in (path, link):
-        with pytest.raises(ConfigError, match="is there already, and no secret is overwritten"):
+        with pytest.raises(ConfigError, match="is there already, and no key is overwritten"):
             write_secret(taken, b"second")
     assert path.read_bytes() == b"first"
     assert not (tmp_path / "nowhere").exists()
