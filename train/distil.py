@@ -7,6 +7,7 @@ its own images and on images made of those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's usual name
 from torch import Tensor
 
 from harmony.core.checkpoint import CheckpointManifest
+from harmony.core.errors import Diverged
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.core.spec import Architecture
 from harmony.train.method import cosine
@@ -68,7 +70,7 @@ def distil(
     """Train the front end, but exit 2 and the personal heads, in place, to do as the teachers do on the mean.
 
     batch: scaled images (n, C, H, W) of a step; exit 2 is taken as it is: all front ends of a run share it;
-    on_step: told the steps done and the loss.
+    on_step: told the steps done and the loss. Diverged if that is no longer a finite number.
     """
     moving = [
         value for name, value in front_end.named_parameters() if not name.startswith("exit2.") and ".head." not in name
@@ -81,7 +83,11 @@ def distil(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        on_step(step + 1, float(loss.detach()))
+        found = float(loss.detach())
+        if not math.isfinite(found):
+            mend = "lower --lr; nothing was written"
+            raise Diverged(f"the loss is no longer finite after {step + 1} batches", mend=mend)
+        on_step(step + 1, found)
 
 
 def _loss(front_end: FrontEnd, back_end: BackEnd, inputs: Tensor, taught: Taught) -> Tensor:

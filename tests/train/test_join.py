@@ -12,7 +12,7 @@ import torch
 from harmony.core.checkpoint import client_file, load_tensors, open_checkpoint
 from harmony.core.config import make_config
 from harmony.core.data import Dataset
-from harmony.core.errors import ConfigError, ContractMismatch, RunError, RunExists
+from harmony.core.errors import ConfigError, ContractMismatch, Diverged, RunError, RunExists
 from harmony.core.models import FrontEnd
 from harmony.core.preprocess import Preprocessor
 from harmony.core.spec import Architecture
@@ -168,3 +168,12 @@ def test_what_cannot_be_joined_is_named_before_anything_is_trained(run: Path, im
     out.mkdir()
     with pytest.raises(RunExists, match="out"):
         join(run, newcomer(), images, out)
+
+
+def test_a_loss_that_is_no_number_stops_it_and_nothing_is_written(
+    run: Path, images: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmony.train.distil._loss", lambda front_end, *_: next(front_end.parameters()).sum() * np.nan)
+    with pytest.raises(Diverged, match=r"no longer finite after 1 batches \(lower --lr"):
+        join(run, newcomer(), images, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
