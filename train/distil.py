@@ -1,4 +1,4 @@
-"""Teach a new front end the features of trained ones, so that a frozen back end θ reads it too.
+"""Teach a new front end the features of a trained one, so that a frozen back end θ reads it too.
 
 A newcomer's own images show θ's loss few classes: trained by it, the newcomer's features of all others drift to where θ
 does not know them. The trained front ends' features are aligned with θ everywhere, so they are what it is taught, on
@@ -8,7 +8,7 @@ its own images and on images made of those.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ def masters(checkpoint: Path, manifest: CheckpointManifest) -> dict[Architecture
 
 def distil(
     front_end: FrontEnd,
-    teachers: Sequence[FrontEnd],
+    teacher: FrontEnd,
     back_end: BackEnd,
     batch: Callable[[int], Tensor],
     *,
@@ -67,7 +67,7 @@ def distil(
     random: torch.Generator,
     on_step: Callable[[int, float], None] = lambda done, loss: None,
 ) -> None:
-    """Train the front end, but exit 2 and the personal heads, in place, to do as the teachers do on the mean.
+    """Train the front end, but exit 2 and the personal heads, in place, to do as the teacher does.
 
     batch: scaled images (n, C, H, W) of a step; exit 2 is taken as it is: all front ends of a run share it;
     on_step: told the steps done and the loss. Diverged if that is no longer a finite number.
@@ -79,7 +79,7 @@ def distil(
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = cosine(rate, step, steps)
         inputs = widened(batch(step), random).to(memory_format=torch.channels_last)
-        loss = _loss(front_end, back_end, inputs, _taught(teachers, inputs))
+        loss = _loss(front_end, back_end, inputs, _taught(teacher, inputs))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -104,12 +104,10 @@ def _loss(front_end: FrontEnd, back_end: BackEnd, inputs: Tensor, taught: Taught
 
 
 @torch.no_grad()
-def _taught(teachers: Sequence[FrontEnd], inputs: Tensor) -> Taught:
-    """Exit 2's gate teaches exit 1's too: it knows better."""
-    features = [teacher.upper(teacher.lower(inputs)) for teacher in teachers]
-    gates = [teacher.exit2(feature)[1] for teacher, feature in zip(teachers, features, strict=True)]
-    known = [torch.softmax(gate, 1) for gate in gates if gate is not None]
-    return Taught(torch.stack(features).mean(0), torch.stack(known).mean(0))
+def _taught(teacher: FrontEnd, inputs: Tensor) -> Taught:
+    """Exit 2's gate teaches exit 1's: it knows better."""
+    feature = teacher.upper(teacher.lower(inputs))
+    return Taught(feature, torch.softmax(teacher.exit2(feature)[1], 1))
 
 
 def _frozen(architecture: Architecture, manifest: CheckpointManifest, state: dict[str, Tensor]) -> FrontEnd:

@@ -1,7 +1,7 @@
 """A new client joins a finished run: a front end of any architecture, over the run's frozen back end θ.
 
     1. it begins as a slice of the run's front ends of its family, as far as there are any, else at random;
-    2. it learns, on the newcomer's own images, to give the features that the run's front ends give (`distil`);
+    2. it learns, on the newcomer's own images, to give the features that the run's largest front end gives (`distil`);
     3. it is made personal, and its exits are calibrated, as any client's are.
 
 Nothing of the run changes: what comes out is a new checkpoint with one client more.
@@ -81,12 +81,12 @@ def join(
     check_kind(manifest, dataset, checkpoint, own_test=False)
     member = _federation_of_one(newcomer, config, dataset, manifest)
     torch.set_num_threads(config.threads)
-    teachers = masters(checkpoint, manifest)
-    front_end, begun = _begun(newcomer, manifest, teachers)
+    trained = masters(checkpoint, manifest)
+    front_end, begun = _begun(newcomer, manifest, trained)
     back_end = load_back_end(checkpoint, manifest, manifest.clients[0]).requires_grad_(False)
     distil(
         front_end,
-        list(teachers.values()),
+        max(trained.values(), key=lambda one: sum(value.numel() for value in one.parameters())),
         back_end,
         lambda step: _batch(member, step),
         steps=newcomer.steps,
