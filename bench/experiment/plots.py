@@ -175,18 +175,14 @@ def _cka(axes: Axes, result: ExperimentResult, here: Sequence[Line], colours: Ma
         for offset, name, shade in ((-0.2, "cka_cut", 0.45), (0.2, "cka_server", 1.0)):
             after = [value for one in _afters([line]) if (value := getattr(one, name)) is not None]
             before = [value for one in _befores([line]) if (value := getattr(one, name)) is not None]
-            if after:
-                axes.barh(row + offset, np.mean(after), height=0.36, color=colours[line.method], alpha=shade)
-                axes.annotate(
-                    f"{np.mean(after):.2f}",
-                    (float(np.mean(after)), row + offset),
-                    (3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    size=8,
-                )
+            if not after:
+                continue
+            middle, start = float(np.mean(after)), float(np.mean(before)) if before else 0.0
+            axes.barh(row + offset, middle, height=0.36, color=colours[line.method], alpha=shade)
+            spot = (max(middle, start), row + offset)
+            axes.annotate(f"{middle:.2f}", spot, (4, 0), textcoords="offset points", va="center", size=8)
             if before:
-                axes.plot([np.mean(before)] * 2, [row + offset - 0.18, row + offset + 0.18], color=INK, lw=1.5)
+                axes.plot([start] * 2, [row + offset - 0.18, row + offset + 0.18], color=INK, lw=1.5)
     axes.set_yticks(range(len(here)), [line.method for line in here])
     axes.set_ylim(len(here) - 0.5, -0.5)
     axes.set_xlim(0, 1.12)

@@ -127,7 +127,7 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
     spots = places(result)
     if (beside := beside_published(result)) is not None:
         yield _with_title(beside)
-        yield "\n".join(f"{other.name}: {other.source}." for other in result.grid.published)
+        yield " ".join(f"{names}: {source}." for source, names in _sources(result).items())
     for place in spots:
         yield _with_title(accuracy(result, place))
         if len(set(result.grid.rhos)) > 1:
@@ -150,6 +150,14 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
             "alike), and how often a linear probe tells from the cloud's embedding which architecture made it:"
         )
         yield from map(_with_title, alike)
+
+
+def _sources(result: ExperimentResult) -> dict[str, str]:
+    """Where published figures come from, and whose they are."""
+    sources: dict[str, str] = {}
+    for other in result.grid.published:
+        sources[other.source] = f"{sources[other.source]}, {other.name}" if other.source in sources else other.name
+    return sources
 
 
 def _with_title(table: Table) -> str:

@@ -125,7 +125,9 @@ def test_gates_are_listed_where_they_were_judged(result: ExperimentResult) -> No
 def test_published_figures_stand_beside_ours(result: ExperimentResult) -> None:
     assert beside_published(result) is None
     other = Published(name="Theirs", source="a paper", accuracy={"few": 90.02})
-    changed = result.model_copy(update={"grid": result.grid.model_copy(update={"published": (other,)})})
+    another = Published(name="Hers", source="a paper", accuracy={"few": 1.0})
+    changed = result.model_copy(update={"grid": result.grid.model_copy(update={"published": (other, another)})})
+    assert "Theirs, Hers: a paper." in page_block([changed], "plots")
     table = beside_published(changed)
     assert row(table, "Theirs")["few"] == "90.02"
     assert "±" in row(table, "HARMONY, here, two widths")["few"]
