@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harmony.core.adaptive import AdaptiveThreshold, sent_in_order
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
 from harmony.core.config import make_config
 from harmony.core.data import Dataset
@@ -17,6 +19,7 @@ from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import own_mass, score
 from harmony.core.spec import Frozen
 from harmony.train.answers import answers
+from harmony.train.federation import federation
 from harmony.train.models import load_back_end, load_front_end
 from harmony.train.test_images import test_images
 
@@ -25,16 +28,18 @@ class Accuracy(Frozen):
     """One client under one mix. Shares of 1; None where the mix holds no such image.
 
     overall, id, ood: of the device with its cloud, by the exits' thresholds; switched: the same, but the device's
-    answer stands where the cloud, too, puts more than half of its mass on own classes; fused: the same, but what
-    was sent is answered by both together (see Answers.fused); client_*, server_*: if that one answered everything;
-    oracle: if in-distribution images stayed and all others were sent. offload: share that was sent;
-    id_to_server, ood_to_client: share of in-distribution images that were sent, of the others that stayed.
+    answer stands where the cloud, too, puts more than half of its mass on own classes; fused: the same, but what was
+    sent is answered by both together (see Answers.fused); adaptive, offload_adaptive: by a threshold that follows the
+    stream (harmony.core.adaptive), None where the client's held-out images are not at hand; client_*, server_*: if that
+    one answered everything; oracle: if in-distribution images stayed and all others were sent. offload: share that was
+    sent; id_to_server, ood_to_client: of in-distribution images that were sent, of the others that stayed.
     """
 
     rho: float
     overall: float
     switched: float
     fused: float
+    adaptive: float | None = None
     id: float
     ood: float | None
     client_only: float
@@ -45,6 +50,7 @@ class Accuracy(Frozen):
     oracle: float
     exit1: float
     offload: float
+    offload_adaptive: float | None = None
     id_to_server: float
     ood_to_client: float | None
 
@@ -71,6 +77,7 @@ class Evaluation(Frozen):
     clients: tuple[ClientEvaluation, ...]
     mean: tuple[Accuracy, ...]
     worst: tuple[float, ...]
+    worst_adaptive: tuple[float | None, ...] = ()
     auroc: float | None
     fpr95: float | None
 
@@ -87,14 +94,17 @@ def evaluate(
     manifest = open_checkpoint(checkpoint)
     config = make_config(manifest.config, where=checkpoint)
     check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
-    tests = test_images(config, dataset)
+    tests, held_out = test_images(config, dataset), _held_out(checkpoint, manifest, dataset)
+    foreign = float(np.mean([one.right_server.mean() for one in held_out.values()])) if held_out else 0.0
     clients = []
     for record in manifest.clients:
         rows = tests.of(record.index)
         mixes = {rho: test_mix(tests.y[rows], record.classes.own, rho, seed) for rho in sorted(rhos)}
         widest = rows[mixes[max(rhos)].indices]
         verdict = _Verdict(checkpoint, manifest, record, tests.x[widest], tests.y[widest])
-        clients.append(_client(record, verdict, mixes))
+        known = held_out.get(record.index)
+        follow = None if known is None else partial(known.follow, foreign=foreign, start=record.exits[1].threshold)
+        clients.append(_client(record, verdict, mixes, follow))
         on_client(len(clients), len(manifest.clients))
     curves = [one.curve for one in clients]
     return Evaluation(
@@ -106,9 +116,24 @@ def evaluate(
         clients=tuple(clients),
         mean=tuple(_mean(column) for column in zip(*curves, strict=True)),
         worst=tuple(_worst([one.overall for one in column]) for column in zip(*curves, strict=True)),
+        worst_adaptive=tuple(_worst_known([one.adaptive for one in column]) for column in zip(*curves, strict=True)),
         auroc=_mean_of([one.auroc for one in clients]),
         fpr95=_mean_of([one.fpr95 for one in clients]),
     )
+
+
+def _held_out(checkpoint: Path, manifest: CheckpointManifest, dataset: Dataset) -> dict[int, _Verdict]:
+    """By client, of its held-out images; none where the data set is not the run's own, or of a client that joined."""
+    if dataset.name != manifest.dataset:
+        return {}
+    members = federation(make_config(manifest.config, where=checkpoint), dataset)
+    known = [record for record in manifest.clients if record.index < len(members.clients)]
+    images = {record.index: members.clients[record.index].holdout for record in known}
+    return {
+        record.index: _Verdict(checkpoint, manifest, record, dataset.x_train[at], dataset.y_train[at])
+        for record in known
+        if len(at := images[record.index])
+    }
 
 
 def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, own_test: bool) -> None:
@@ -126,10 +151,15 @@ def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, o
         raise ContractMismatch(problem, where=where, mend=f"evaluate it on {manifest.dataset}")
 
 
-def _client(record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix]) -> ClientEvaluation:
+Follow = Callable[[], AdaptiveThreshold]
+
+
+def _client(
+    record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix], follow: Follow | None
+) -> ClientEvaluation:
     widest = mixes[max(mixes)].indices
     # Mixes are nested and keep their order, so the smaller ones are parts of the largest.
-    curve = [verdict.accuracy(rho, np.isin(widest, mix.indices)) for rho, mix in mixes.items()]
+    curve = [verdict.accuracy(rho, np.isin(widest, mix.indices), follow) for rho, mix in mixes.items()]
     auroc, fpr95 = ranking(verdict.score2[verdict.is_id], verdict.score2[~verdict.is_id])
     return ClientEvaluation(
         client=record.index,
@@ -170,15 +200,29 @@ class _Verdict:
         foreign = own_mass(said.server, own) < 0
         self.right_switched = np.where(self.sent & foreign, self.right_server, self.right_local)
 
-    def accuracy(self, rho: float, part: NDArray[np.bool_]) -> Accuracy:
+    @property
+    def surety(self) -> NDArray[np.float32]:
+        """(n,) exit 2's score; infinite for what left at exit 1."""
+        return np.where(self.at1, np.float32(np.inf), self.score2)
+
+    def follow(self, *, foreign: float, start: float) -> AdaptiveThreshold:
+        """A threshold that follows a stream, where these are the client's held-out images."""
+        return AdaptiveThreshold(self.surety, self.right_local, self.right_server, foreign=foreign, start=start)
+
+    def accuracy(self, rho: float, part: NDArray[np.bool_], follow: Follow | None) -> Accuracy:
         """Accuracies over the images where `part` holds."""
         inside, outside = part & self.is_id, part & ~self.is_id
         oracle = np.where(self.is_id, self.right2, self.right_server)
+        sent = None if follow is None else sent_in_order(follow(), self.surety[part])
         return Accuracy(
             rho=rho,
             overall=_share(self.right, part),
             switched=_share(self.right_switched, part),
             fused=_share(self.right_fused, part),
+            adaptive=None
+            if sent is None
+            else float(np.where(sent, self.right_server[part], self.right_local[part]).mean()),
+            offload_adaptive=None if sent is None else float(sent.mean()),
             id=_share(self.right, inside),
             ood=_share_or_none(self.right, outside),
             client_only=_share(self.right_local, part),
@@ -226,6 +270,11 @@ def _mean(column: Sequence[Accuracy]) -> Accuracy:
 def _mean_of(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
+
+
+def _worst_known(overall: Sequence[float | None]) -> float | None:
+    known = [one for one in overall if one is not None]
+    return _worst(known) if known else None
 
 
 def _worst(overall: Sequence[float]) -> float:
