@@ -18,9 +18,9 @@ from harmony.core.scores import Floats
 
 WINDOW, EVERY = 512, 16
 """Scores that are remembered, and how many come between two estimates."""
-DOUBT = 2.5
+DOUBT = 3.5
 """Standard errors by which some low quantile must be exceeded before anything is taken to be foreign."""
-CAUTION = 0.5
+CAUTION = 1.0
 """Standard errors by which the estimated share of own inputs is raised: what is sent in vain is lost for certain."""
 SENDS_NOTHING = -np.inf
 

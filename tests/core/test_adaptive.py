@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from harmony.core.adaptive import EVERY, AdaptiveThreshold, sent_in_order
 from harmony.core.scores import Floats, conformal_threshold
 
-RANDOM = np.random.default_rng(4)
+RANDOM = np.random.default_rng(0)
 
 
 def own(count: int) -> Floats:
@@ -23,7 +23,8 @@ def foreign(count: int) -> Floats:
 def threshold(held_out: Floats, start: float = 0.0) -> AdaptiveThreshold:
     """The device is right on all its own, the cloud on half of them."""
     device = np.ones(len(held_out), bool)
-    return AdaptiveThreshold(held_out, device, np.random.default_rng(0).random(len(held_out)) < 0.5, foreign=0.8, start=start)
+    cloud = np.random.default_rng(0).random(len(held_out)) < 0.5
+    return AdaptiveThreshold(held_out, device, cloud, foreign=0.8, start=start)
 
 
 def mixed(ids: int, oods: int) -> tuple[Floats, NDArray[np.bool_]]:
@@ -35,7 +36,7 @@ def mixed(ids: int, oods: int) -> tuple[Floats, NDArray[np.bool_]]:
 def test_where_nothing_foreign_comes_almost_nothing_is_sent_after_the_start() -> None:
     sent = [sent_in_order(threshold(own(120)), own(1000))[EVERY:].mean() for _ in range(20)]
     fixed = [(own(1000) < conformal_threshold(own(120), 0.05)).mean() for _ in range(20)]
-    assert np.mean(sent) < 0.5 * np.mean(fixed)
+    assert np.mean(sent) < 0.25 * np.mean(fixed)
 
 
 @pytest.mark.parametrize("oods", [200, 500, 1000])
