@@ -51,8 +51,9 @@ def experiment(
     harmony experiment --report results/experiment-*.json        tables and plots
     harmony experiment --report --publish results/experiment-*.json
 
-    A finished run is never run twice, an unfinished one goes on from its last state, and changed settings make another
-    run. A run that fails is named, the others go on, and the exit code is 1.
+    A finished run is never run twice, not even where only the result file is left of it; an unfinished one goes on
+    from its last state, and changed settings make another run. A run that fails is named, the others go on, and the
+    exit code is 1.
     """
     if report:
         _write_report(files, out or Path("runs/experiments/report"), publish)
@@ -64,16 +65,21 @@ def experiment(
         collect,
         load_grid,
         reopen,
+        restore,
         run_cells,
         standing,
         unfinished,
         write_experiment,
     )
+    from harmony.bench.experiment.results import ExperimentResult
     from harmony.bench.host import Watch
+    from harmony.bench.result_files import read_result
 
     grid = load_grid(_one(files, publish))
-    home = out or Path("runs/experiments") / grid.name
+    home, target = out or Path("runs/experiments") / grid.name, results / f"experiment-{grid.name}.json"
     cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
+    if target.exists():
+        restore(read_result(target, ExperimentResult), cells_of(grid), home)
     if list_:
         _list(cells, home, as_json)
         return
@@ -84,7 +90,6 @@ def experiment(
     with _progress(waiting) as follow:
         run_cells(waiting, home, jobs=jobs, commit=watch.commit, data_dir=data_dir, on_event=follow)
     outcome = collect(grid, home, watch)
-    target = results / f"experiment-{grid.name}.json"
     write_experiment(target, outcome)
     if as_json:
         typer.echo(target.read_text(encoding="utf-8"), nl=False)

@@ -7,7 +7,7 @@ tables    Markdown and CSV                   plots     matplotlib
 published the report, docs/results.md and the README's tables
 """
 
-from harmony.bench.experiment.collect import collect, write_experiment
+from harmony.bench.experiment.collect import collect, restore, write_experiment
 from harmony.bench.experiment.folders import folder_of, reopen, standing, unfinished
 from harmony.bench.experiment.grid import Cell, Grid, cells_of, choose, load_grid
 from harmony.bench.experiment.pool import Event, run_cells
@@ -25,6 +25,7 @@ __all__ = [
     "folder_of",
     "load_grid",
     "reopen",
+    "restore",
     "run_cells",
     "standing",
     "unfinished",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from harmony.bench.experiment.folders import finished, folder_of, noted_error
-from harmony.bench.experiment.grid import Grid, cells_of
+from harmony.bench.experiment.folders import RESULT, claimed, finished, folder_of, noted_error, unfinished, write_json
+from harmony.bench.experiment.grid import Cell, Grid, cells_of
 from harmony.bench.experiment.results import CellResult, ExperimentResult, FailedCell, rounded
 from harmony.bench.host import Watch
 from harmony.core.errors import HarmonyError
@@ -40,6 +41,25 @@ def collect(grid: Grid, home: Path, watch: Watch) -> ExperimentResult:
         failed=tuple(failed),
         cells=tuple(cells),
     )
+
+
+def restore(published: ExperimentResult, cells: Sequence[Cell], home: Path) -> int:
+    """Take finished cells over from an earlier result file, where `home` has none: how many.
+
+    So a grid goes on although its folders are gone, and a new result file never holds less than the old one. What was
+    not kept in the file, the trained networks above all, stays gone.
+    """
+    known = {_names(one): one for one in published.cells}
+    by_meaning = {cell.meaning: known[_names(cell)] for cell in cells_of(published.grid) if _names(cell) in known}
+    taken = [(cell, by_meaning[cell.meaning]) for cell in unfinished(cells, home) if cell.meaning in by_meaning]
+    for cell, result in taken:
+        with claimed(cell, home) as folder:
+            write_json(folder / RESULT, result)
+    return len(taken)
+
+
+def _names(one: Cell | CellResult) -> tuple[object, ...]:
+    return one.data, one.split, one.family, one.method, one.seed
 
 
 def _slim(result: CellResult, grid: Grid) -> CellResult:

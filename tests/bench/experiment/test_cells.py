@@ -22,6 +22,7 @@ from harmony.bench.experiment import (
     folder_of,
     load_grid,
     reopen,
+    restore,
     run_cells,
     standing,
     unfinished,
@@ -184,3 +185,20 @@ def test_the_result_file_holds_every_cell_and_can_be_read(grid: Grid, ran: Path,
     settings = {cell.config["learning_rate"] for cell in found.cells}
     assert settings == {0.004, 0.03}
     assert len(text) / 10 < 40_000
+
+
+def test_a_result_file_gives_its_cells_back_to_a_grid_whose_folders_are_gone(
+    grid: Grid, ran: Path, tmp_path: Path
+) -> None:
+    published, home = collect(grid, ran, Watch()), tmp_path / "anew"
+    assert restore(published, cells_of(grid), home) > 0
+    assert unfinished(cells_of(grid), home) == []
+    assert restore(published, cells_of(grid), home) == 0
+    again = collect(grid, home, Watch())
+    assert [one.evaluation for one in again.cells] == [one.evaluation for one in published.cells]
+
+
+def test_a_published_cell_of_other_settings_is_no_cell_of_this_grid(grid: Grid, ran: Path, tmp_path: Path) -> None:
+    published = collect(grid, ran, Watch())
+    changed = grid.model_copy(update={"base": grid.base | {"rounds": 3}})
+    assert restore(published, cells_of(changed), tmp_path / "anew") == 0
