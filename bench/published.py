@@ -28,8 +28,9 @@ At ρ = {rho:g}, apart for own and other classes, for device and cloud alone, an
 {apart}
 
 SplitGP can average only within an architecture, so its cloud does not learn to read a class through an architecture
-whose devices lack it. HARMONY pays for the classes that it gains with some of the own ones: a tenth of those goes to
-the cloud as well. A small data set and few rounds show that the machinery works, not how good the method can be.
+whose devices lack it. HARMONY pays for the classes that it gains with some of the own ones: {budget} % of those may go
+to the cloud as well, and a good gate sends just those that the cloud, too, takes for others. A small data set and few
+rounds show that the machinery works, not how good the method can be.
 
 What a device takes here (seed {seed}): {median_ms} ms for the median local answer, {wire} bytes for a feature on the
 wire (the request with everything around it; the raw image has {image}), {files} KiB of ONNX files (median device).
@@ -81,6 +82,7 @@ def block(results: Sequence[DemoResult]) -> str:
         rounds=config["rounds"],
         steps=config["steps"],
         batch=config["batch"],
+        budget=f"{100 * config['exits']['offload']:g}",
         seeds=", ".join(str(one.seed) for one in results),
         seed=result.seed,
         accuracy=_over_rho(results),
