@@ -58,11 +58,11 @@ def _print_tables(result: Evaluation) -> None:
     columns = (
         "ρ",
         "overall",
+        "adapt",
         "ID",
         "OOD",
         "device",
         "cloud",
-        "c. OOD",
         "oracle",
         "exit 1",
         "sent",
@@ -71,7 +71,7 @@ def _print_tables(result: Evaluation) -> None:
     rows = (
         (
             f"{a.rho:g}",
-            *map(percent, (a.overall, a.id, a.ood, a.client_only, a.server_only, a.server_ood, a.oracle)),
+            *map(percent, (a.overall, a.adaptive, a.id, a.ood, a.client_only, a.server_only, a.oracle)),
             *map(percent, (a.exit1, a.offload, worst)),
         )
         for a, worst in zip(result.mean, result.worst, strict=True)
