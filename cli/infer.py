@@ -22,9 +22,10 @@ def infer(
     *,
     server: Annotated[str | None, typer.Option(metavar="URL", help="The fallback; without it exit 2 decides.")] = None,
     key: Annotated[str | None, typer.Option(help="API key of the service; better in HARMONY_KEY.")] = None,
-    engine: Annotated[Literal["onnxruntime", "executorch"], typer.Option(help="What runs the front end.")] = (
-        "onnxruntime"
-    ),
+    engine: Annotated[
+        Literal["onnxruntime", "native", "executorch", "auto"],
+        typer.Option(help="What runs the front end; native is built when first used; auto: what is there."),
+    ] = "onnxruntime",
     trust: Trusted = None,
     deadline: Annotated[float, typer.Option(metavar="S", help="Seconds for one question to the cloud.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,

@@ -17,7 +17,8 @@ def verify(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE…", help="Device or cloud bundles.")],
     *,
     engine: Annotated[
-        Literal["onnxruntime", "executorch"] | None, typer.Option(help="Only this one; else all that are installed.")
+        Literal["onnxruntime", "native", "executorch"] | None,
+        typer.Option(help="Only this one; else all that are installed, but not native."),
     ] = None,
     trust: Trusted = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,

@@ -20,7 +20,7 @@ from harmony.core.bundle import (
 )
 from harmony.core.errors import ArtifactCorrupt, EngineUnavailable, ParityFailed
 from harmony.core.sealed import read_sealed, read_signatures
-from harmony.device.engine import Engine, open_engine
+from harmony.device.engine import Engine, EngineChoice, open_engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,11 +65,12 @@ class VerifyReport:
         return f"signed by {', '.join(self.signed)}, {'trusted' if self.trusted else 'not checked'}"
 
 
-def verify(bundle: Path, engine: EngineName | None = None, trust: Trust | None = None) -> VerifyReport:
+def verify(bundle: Path, engine: EngineChoice | None = None, trust: Trust | None = None) -> VerifyReport:
     """Check a device or cloud bundle, a folder or a .tar: every byte, the signature of somebody in `trust`, the
     manifest, and the test vectors on `engine` (all, by default).
 
-    An engine whose runtime is not installed is skipped, unless it was asked for; at least one must run.
+    An engine whose runtime is not installed is skipped, unless it was asked for; at least one must run. The engine
+    native, which may have to be built, is one that has to be asked for.
     Raises ArtifactError, ContractMismatch, EngineUnavailable, ParityFailed (the output and the largest difference).
     """
     manifest = open_bundle(bundle, trust)
@@ -81,9 +82,9 @@ def verify(bundle: Path, engine: EngineName | None = None, trust: Trust | None =
     return replace(found, signed=signed, trusted=trust is not None)
 
 
-def _verify(bundle: Path, manifest: DeviceManifest, engine: EngineName | None) -> VerifyReport:
+def _verify(bundle: Path, manifest: DeviceManifest, engine: EngineChoice | None) -> VerifyReport:
     vectors = _read(bundle, manifest, _expected(manifest))
-    names = list(manifest.engines) if engine is None else [engine]
+    names: list[EngineChoice] = [*manifest.engines] if engine is None else [engine]
     checks = [_check_engine(bundle, manifest, vectors, name, asked=engine is not None) for name in names]
     if all(check.max_error is None for check in checks):
         raise EngineUnavailable(f"no engine could be run: {checks[0].skipped}", where=bundle)
@@ -109,7 +110,7 @@ def _report(
 
 
 def _check_engine(
-    bundle: Path, manifest: DeviceManifest, vectors: Vectors, name: EngineName, *, asked: bool
+    bundle: Path, manifest: DeviceManifest, vectors: Vectors, name: EngineChoice, *, asked: bool
 ) -> EngineCheck:
     try:
         engine = open_engine(bundle, manifest, name)

@@ -27,10 +27,13 @@ from harmony.core.storage import sealing, storing
 SOURCES = Path(__file__).parent / "native"
 LIBRARY, PROGRAM = "libharmony.so", "harmony-run"
 BUILT = (LIBRARY, PROGRAM)
-RUNTIME = ("libexecutorch.so", "libexecutorch_backend_xnnpack.so", "libexecutorch_threadpool.so")
-"""What both need beside themselves, or in the wheel that they were built with."""
-KERNELS = "libexecutorch_kernels_optimized.so"
-"""Loaded only by a program with operators outside XNNPACK."""
+RUNTIME = (
+    "libexecutorch.so",
+    "libexecutorch_backend_xnnpack.so",
+    "libexecutorch_threadpool.so",
+    "libexecutorch_kernels_optimized.so",
+)
+"""What lies beside them; the last is loaded only by a program with operators outside XNNPACK."""
 OVERRIDE = "HARMONY_NATIVE"
 _TOOLCHAINS = {"host": None, "aarch64": "aarch64.cmake"}
 TARGETS = tuple(_TOOLCHAINS)
@@ -86,6 +89,8 @@ def ensure_native() -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
     with suppress(RunExists), sealing(place) as draft:  # exists: another process was quicker
         build_native(draft, root)
+        for name in RUNTIME:
+            (draft / name).symlink_to(root / "lib" / name)
     return place
 
 
@@ -102,16 +107,16 @@ def build_standalone(out: Path, target: str = "host", executorch: Path | None = 
         mend = _WHEEL_MEND.format(release=_release() or "1.5.1")
         raise ConfigError(f"{target} needs an executorch wheel for it", where="--executorch", mend=mend)
     toolchain = _TOOLCHAINS[target]
-    options = ["-DHARMONY_RELOCATABLE=ON"]
-    options += [f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / toolchain}"] if toolchain else []
+    options = [f"-DCMAKE_TOOLCHAIN_FILE={SOURCES / toolchain}"] if toolchain else []
     with _opened(executorch) as root, sealing(out) as draft:
         build_native(draft, root, options, _CROSS_MEND if toolchain else _TOOLS_MEND)
-        for name in (*RUNTIME, KERNELS):
+        for name in RUNTIME:
             shutil.copyfile(root / "lib" / name, draft / name)
 
 
 def build_native(out: Path, root: Path, options: Sequence[str] = (), mend: str = _TOOLS_MEND) -> None:
-    """Build from the sources beside this file, against the executorch in `root`, into the folder `out`.
+    """Build from the sources beside this file, against the executorch in `root`, into the folder `out`. RUNTIME has to
+    lie beside the result.
 
     options: further arguments for CMake; mend: what to do where it fails. EngineUnavailable, with the compiler's first
     complaint.
@@ -189,11 +194,11 @@ def _run(command: list[str], problem: str, mend: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EngineUnavailable(f"{problem}: {error}", mend=mend) from None
     if done.returncode:
-        raise EngineUnavailable(f"{problem}: {_first_complaint(done.stdout + done.stderr)}", mend=mend)
+        raise EngineUnavailable(f"{problem}: {_first_complaint(done.stderr + done.stdout)}", mend=mend)
 
 
 def _first_complaint(output: str) -> str:
-    """The line that says what is wrong, and the one after it, since CMake puts its reasons there."""
+    """The line that says what is wrong, and the two after it, since CMake puts its reasons there."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for position, line in enumerate(lines):
         if "error" in line.lower():

@@ -1,7 +1,5 @@
 #include "device.h"
 
-#include <chrono>
-
 #include "failure.h"
 #include "scores.h"
 #include "wire.h"
@@ -9,10 +7,8 @@
 namespace harmony {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-int64_t nanoseconds_since(Clock::time_point begin) {
-  return std::chrono::nanoseconds(Clock::now() - begin).count();
+int64_t nanoseconds(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::nanoseconds(end - begin).count();
 }
 
 }  // namespace
@@ -26,9 +22,8 @@ harmony_decision Device::answer(const void* image, size_t bytes) {
   const Clock::time_point begin = Clock::now();
   harmony_decision decision{};
   feature_ = nullptr;
-  const float* const scaled = prepare_(image, bytes);
-  decision.prepare_ns = nanoseconds_since(begin);
-  Outputs outputs = program_.run(0, scaled);
+  Outputs outputs = program_.run(0, prepare_(image, bytes));
+  decision.prepare_ns = nanoseconds(begin, outputs.begin);
   bool sure = pass(0, outputs, decision) >= manifest_.exits[0].threshold;
   if (!sure) {
     outputs = program_.run(1, outputs.carried);
@@ -40,7 +35,7 @@ harmony_decision Device::answer(const void* image, size_t bytes) {
   decision.would_offload = sure ? 0 : 1;
   decision.label = static_cast<int32_t>(manifest_.own[best.index]);
   decision.probability = best.probability;
-  decision.total_ns = nanoseconds_since(begin);
+  decision.total_ns = nanoseconds(begin, Clock::now());
   return decision;
 }
 
@@ -48,7 +43,7 @@ float Device::pass(int exit, const Outputs& outputs, harmony_decision& decision)
   const Score score = manifest_.exits[exit].score;
   const float value = exit_score(score, outputs.logits, outputs.gate, manifest_.own, manifest_.names.size());
   decision.score[exit] = value;
-  decision.engine_ns[exit] = outputs.nanoseconds;
+  decision.engine_ns[exit] = nanoseconds(outputs.begin, outputs.end);
   decision.scores = exit + 1;
   return value;
 }

@@ -75,7 +75,7 @@ typedef struct harmony_decision {
   int32_t scores;        /* how many exits were passed */
   float score[2];
   double probability;    /* softmax of the label over the own classes */
-  int64_t prepare_ns;    /* scaling the image */
+  int64_t prepare_ns;    /* scaling the image and handing it to ExecuTorch */
   int64_t engine_ns[2];  /* inside ExecuTorch, by exit; 0 if not reached */
   int64_t total_ns;
 } harmony_decision;

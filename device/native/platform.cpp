@@ -4,6 +4,7 @@
 #include <executorch/runtime/platform/runtime.h>
 
 #include <cstdlib>
+#include <cstring>
 
 #include "failure.h"
 
@@ -33,9 +34,13 @@ void stop() {
   throw Failure{HARMONY_ENGINE_ERROR, "ExecuTorch gave up: " + last_log()};
 }
 
+// Only from ExecuTorch's own default. Where another part of the process has put its own in place, as ExecuTorch's Python
+// bindings do, that stays: there can be one, and the second would be complained about on the terminal.
 bool take_over() {
   et::runtime_init();
   before = *et::get_pal_impl();
+  const char* const source = before.source_filename;
+  if (source == nullptr || std::strstr(source, "runtime/platform/") == nullptr) return false;
   return et::register_pal(
       et::PalImpl::create(nullptr, stop, nullptr, nullptr, emit, nullptr, nullptr, "harmony/device/native"));
 }

@@ -1,7 +1,6 @@
 #include "program.h"
 
 #include <dlfcn.h>
-#include <executorch/extension/data_loader/buffer_data_loader.h>
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/extension/threadpool/threadpool_guard.h>
 #include <executorch/runtime/executor/memory_manager.h>
@@ -9,13 +8,13 @@
 #include <executorch/runtime/executor/program.h>
 #include <executorch/runtime/platform/runtime.h>
 
-#include <chrono>
 #include <cstring>
 #include <optional>
 
 #include "failure.h"
 #include "image.h"
 #include "platform.h"
+#include "segments.h"
 
 namespace harmony {
 namespace {
@@ -95,7 +94,6 @@ class Segment {
   }
 
   Outputs run(const float* input) {
-    using Clock = std::chrono::steady_clock;
     set_input(input);
     const Clock::time_point begin = Clock::now();
     const et::Error error = method_->execute();
@@ -103,7 +101,7 @@ class Segment {
     if (error != et::Error::Ok) fail(HARMONY_ENGINE_ERROR, where_, name_, "ExecuTorch failed: " + last_log());
     const float* found[3] = {};
     for (size_t i = 0; i < outputs_.size(); ++i) found[i] = output(i);
-    return {found[0], found[1], found[2], std::chrono::nanoseconds(end - begin).count()};
+    return {found[0], found[1], found[2], begin, end};
   }
 
   const Shape& input() const { return input_; }
@@ -167,7 +165,8 @@ class Segment {
   std::optional<et::Method> method_;
 };
 
-et::Program load(et::DataLoader& loader, const Bytes& bytes, const std::string& where) {
+et::Program load(Segments& loader, const std::string& where) {
+  const Bytes& bytes = loader.bytes();
   const bool marked = bytes.size >= et::Program::kMinHeadBytes && std::memcmp(bytes.data.get() + 4, "ET12", 4) == 0;
   if (!marked) fail(HARMONY_ARTIFACT_CORRUPT, where, "", "is not an ExecuTorch program");
   et::Result<et::Program> program = et::Program::load(&loader, et::Program::Verification::InternalConsistency);
@@ -181,15 +180,13 @@ et::Program load(et::DataLoader& loader, const Bytes& bytes, const std::string& 
 
 // In the order in which one needs the other; destroyed in reverse.
 struct Program::Parts {
-  Bytes bytes;
-  executorch::extension::BufferDataLoader loader;
+  Segments loader;
   et::Program program;
   Segment first, second;
 
-  Parts(Bytes content, const std::string& where, size_t outputs)
-      : bytes(std::move(content)),
-        loader(bytes.data.get(), bytes.size),
-        program(load(loader, bytes, where)),
+  Parts(Bytes bytes, const std::string& where, size_t outputs)
+      : loader(std::move(bytes)),
+        program(load(loader, where)),
         first(program, kMethods[0], where, outputs),
         second(program, kMethods[1], where, outputs) {}
 };
@@ -212,6 +209,7 @@ Program::Program(Bytes bytes, const Manifest& manifest, const std::string& where
   }
   first.load(parts_->program);
   second.load(parts_->program);
+  parts_->loader.give_back();
 }
 
 Program::~Program() {

@@ -1,6 +1,7 @@
 // An ExecuTorch program with the methods exit1 and exit2. The only part of this core that knows ExecuTorch.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -11,12 +12,14 @@
 
 namespace harmony {
 
+using Clock = std::chrono::steady_clock;
+
 // What a segment gave; the program's own buffers, valid until the same segment runs again.
 struct Outputs {
   const float* carried;  // hidden, or the feature
   const float* logits;
   const float* gate;  // nullptr without a gate head
-  int64_t nanoseconds;
+  Clock::time_point begin, end;  // of the time inside ExecuTorch
 };
 
 class Program {

@@ -25,7 +25,7 @@ from harmony.core.preprocess import Preprocessor
 from harmony.core.quiet import quiet
 from harmony.core.sealed import seal, sealing
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
-from harmony.device.native_build import OVERRIDE, build_native, executorch_root
+from harmony.device.native_build import OVERRIDE, ensure_native
 from harmony.export import export_run
 
 OWN = (1, 4, 7)
@@ -38,9 +38,10 @@ def native_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tool in ("cmake", "c++"):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool} here, so the native core cannot be built")
-    out = tmp_path_factory.mktemp("native")
-    build_native(out, executorch_root())
-    return out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARMONY_CACHE", str(tmp_path_factory.mktemp("native")))
+        patch.delenv(OVERRIDE, raising=False)
+        return ensure_native()
 
 
 @pytest.fixture
@@ -111,17 +112,43 @@ TINY_IMAGE = ImageSpec(height=4, width=6, channels=3, dtype="float32", mean=(0, 
 @pytest.fixture(scope="session")
 def tiny_program() -> bytes:
     """A program without any delegate, so that every operator needs a kernel."""
+    return _lowered(TinyExit, delegate=False)
+
+
+def _lowered(exit_: Callable[[int, int], nn.Module], *, delegate: bool) -> bytes:
     torch.manual_seed(1)
     sample = torch.zeros(1, TINY_IMAGE.channels, TINY_IMAGE.height, TINY_IMAGE.width)
     with quiet():
         from executorch import exir
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
         graphs = {
-            f"exit{number}": torch.export.export(TinyExit(sample.numel(), number).eval(), (sample,), strict=False)
+            f"exit{number}": torch.export.export(exit_(sample.numel(), number).eval(), (sample,), strict=False)
             for number in (1, 2)
         }
         config = exir.EdgeCompileConfig(_check_ir_validity=False)
-        return bytes(exir.to_edge(graphs, compile_config=config).to_executorch().buffer)
+        partitioner = [XnnpackPartitioner()] if delegate else []
+        edge = exir.to_edge_transform_and_lower(graphs, partitioner=partitioner, compile_config=config)
+        return bytes(edge.to_executorch().buffer)
+
+
+class WideExit(nn.Module):
+    """As a TinyExit, but through a layer of `width`·`width` weights."""
+
+    def __init__(self, values: int, number: int, width: int = 2000) -> None:
+        super().__init__()
+        self.tiny, self.number = TinyExit(values, number), number
+        self.wide = nn.Sequential(nn.Linear(values, width), nn.Linear(width, width), nn.Linear(width, values))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        carried, logits, gate = self.tiny(x)
+        return carried + self.wide(x.flatten(1)).reshape(x.shape), logits, gate
+
+
+@pytest.fixture(scope="session")
+def wide_program() -> bytes:
+    """A program of 32 MB of weights that XNNPACK runs."""
+    return _lowered(WideExit, delegate=True)
 
 
 @pytest.fixture(scope="session")

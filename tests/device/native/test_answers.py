@@ -198,6 +198,26 @@ def test_engines_in_two_threads_do_not_disturb_each_other(native: Path, real: Pa
         _assert_same(other, expected)
 
 
+def test_the_original_weights_are_given_back(
+    native: Path, make_tiny: Make, wide_program: bytes, tmp_path: Path
+) -> None:
+    """XNNPACK packs them into memory of its own: without giving them back, they would be held twice."""
+    bundle = make_tiny(tmp_path / "b", program=wide_program)
+    engine = NativeEngine(*_program(make_tiny(tmp_path / "first")))  # whatever the first one loads
+    program, manifest, where = _program(bundle)
+    before = _anonymous_bytes()
+    engine = NativeEngine(program, manifest, where)
+    grown = _anonymous_bytes() - before
+    assert 0.8 * len(program) < grown < 1.5 * len(program)
+    image = np.ones((4, 6, 3), np.float32)
+    assert engine.decide(image).scores == Loop(manifest, engine).decide(image).scores
+
+
+def _anonymous_bytes() -> int:
+    (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
 def test_without_torch(native: Path, real: Path, images: Images, tmp_path: Path) -> None:
     np.save(tmp_path / "image.npy", images[0])
     program = (

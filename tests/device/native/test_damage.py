@@ -196,6 +196,15 @@ def test_a_program_that_runs_on_other_shapes_than_it_is_given(
         assert_refused(bundle, r"ArtifactCorrupt: .*front_end\.pte: (is not an|cannot be loaded by) ExecuTorch")
 
 
+def test_what_executorch_says_is_passed_on(
+    make_tiny: Make, tiny_program: bytes, assert_refused: Callable[..., None], tmp_path: Path
+) -> None:
+    """A program of an operator that nobody has: the reason is ExecuTorch's, in our line, and nothing beside it."""
+    content = tiny_program.replace(b"aten::abs\0", b"aten::sba\0")
+    assert content != tiny_program
+    assert_refused(make_tiny(tmp_path / "b", program=content), "ArtifactCorrupt: .*exit2: cannot be loaded.*operator")
+
+
 def test_signatures(tiny: Path, run: Run, image: Path, assert_refused: Callable[..., None], tmp_path: Path) -> None:
     for name in ("ours", "other"):
         make_key(tmp_path / name)
@@ -207,7 +216,8 @@ def test_signatures(tiny: Path, run: Run, image: Path, assert_refused: Callable[
     assert_refused(tiny, r"ArtifactUntrusted: .*manifest\.sig: is signed by others alone", "--trust", other)
     signature = tiny / "manifest.sig"
     text = signature.read_text()
-    signature.write_text(text.replace("A", "B") if "A" in text.split()[-1] else text.replace(text[-20], "A"))
+    start = text.index(text.split()[-1])
+    signature.write_text(text[:start] + ("B" if text[start] == "A" else "A") + text[start + 1 :])
     assert_refused(tiny, "ArtifactUntrusted: .*the signature is wrong", "--trust", ours)
     signature.write_text(text[:-1])
     assert_refused(tiny, r"ArtifactCorrupt: .*manifest\.sig: is no list of signatures")
