@@ -23,9 +23,7 @@ uint32_t big_endian(const uint8_t* at) {
   return uint32_t{at[0]} << 24 | uint32_t{at[1]} << 16 | uint32_t{at[2]} << 8 | uint32_t{at[3]};
 }
 
-}  // namespace
-
-void Sha256::block(const uint8_t* data) {
+void block(Sha256State& state, const uint8_t* data, const uint32_t* round) {
   std::array<uint32_t, 64> schedule;
   for (size_t i = 0; i < 16; ++i) schedule[i] = big_endian(data + 4 * i);
   for (size_t i = 16; i < 64; ++i) {
@@ -33,16 +31,27 @@ void Sha256::block(const uint8_t* data) {
     schedule[i] = schedule[i - 16] + schedule[i - 7] + (rotate(early, 7) ^ rotate(early, 18) ^ early >> 3) +
                   (rotate(late, 17) ^ rotate(late, 19) ^ late >> 10);
   }
-  auto [a, b, c, d, e, f, g, h] = state_;
+  auto [a, b, c, d, e, f, g, h] = state;
   for (size_t i = 0; i < 64; ++i) {
     const uint32_t first =
-        h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + kRound[i] + schedule[i];
+        h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + round[i] + schedule[i];
     const uint32_t second = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
     h = g, g = f, f = e, e = d + first, d = c, c = b, b = a, a = first + second;
   }
-  const std::array<uint32_t, 8> worked{a, b, c, d, e, f, g, h};
-  for (size_t i = 0; i < 8; ++i) state_[i] += worked[i];
+  const Sha256State worked{a, b, c, d, e, f, g, h};
+  for (size_t i = 0; i < 8; ++i) state[i] += worked[i];
 }
+
+void blocks_by_hand(Sha256State& state, const uint8_t* data, size_t blocks, const uint32_t* round) {
+  for (; blocks > 0; --blocks, data += 64) block(state, data, round);
+}
+
+void add_blocks(Sha256State& state, const uint8_t* data, size_t blocks) {
+  static const Sha256Blocks add = sha256_hardware() != nullptr ? sha256_hardware() : blocks_by_hand;
+  add(state, data, blocks, kRound.data());
+}
+
+}  // namespace
 
 void Sha256::update(const void* data, size_t size) {
   const auto* at = static_cast<const uint8_t*>(data);
@@ -53,10 +62,10 @@ void Sha256::update(const void* data, size_t size) {
     std::memcpy(rest_.data() + held, at, taken);
     at += taken, size -= taken;
     if (held + taken < 64) return;
-    block(rest_.data());
+    add_blocks(state_, rest_.data(), 1);
   }
-  for (; size >= 64; at += 64, size -= 64) block(at);
-  if (size > 0) std::memcpy(rest_.data(), at, size);
+  add_blocks(state_, at, size / 64);
+  if (size % 64 > 0) std::memcpy(rest_.data(), at + size / 64 * 64, size % 64);
 }
 
 std::string Sha256::hex() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from harmony.device import Device
 
@@ -36,6 +38,22 @@ def test_it_answers_as_the_device_does(
         assert (row["exit"], row["label"], row["class"]) == (answer.exit, answer.label, answer.class_name)
         assert (row["would_offload"], row["probability"]) == (answer.would_offload, answer.probability)
         assert [np.float32(score) for score in row["scores"]] == list(answer.scores)
+
+
+def test_a_device_process_with_the_native_engine(
+    native: Path, real: Path, images: NDArray[np.uint8], run: Run, tmp_path: Path
+) -> None:
+    """The same answers as harmony-run's, in a process without torch."""
+    np.save(tmp_path / "images.npy", images[:50])
+    save_file({"images": images[:50].copy()}, tmp_path / "images.safetensors")
+    command = [sys.executable, "-m", "harmony.device.stream", str(real), "--engine", "native"]
+    command += ["--images", str(tmp_path / "images.safetensors"), "--out", str(tmp_path / "report.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    report, rows = json.loads((tmp_path / "report.json").read_bytes()), _rows(run(real, tmp_path / "images.npy"))
+    assert (report["engine"], report["torch_loaded"]) == ("native", False)
+    for name in ("exit", "label", "would_offload", "probability"):
+        assert report["samples"][name] == [row[name] for row in rows]
 
 
 def test_bytes_without_a_header_are_images_too(real: Path, images: NDArray[np.uint8], run: Run, tmp_path: Path) -> None:
