@@ -106,7 +106,8 @@ Number from_bytes(const Bytes32& bytes) {
 
 bool operator==(const Number& a, const Number& b) { return to_bytes(a) == to_bytes(b); }
 
-// A point of the curve −x² + y² = 1 + d·x²·y² in extended coordinates (Hisil et al. 2008): x = X/Z, y = Y/Z, T = X·Y/Z.
+// A point of the curve −x² + y² = 1 + d·x²·y² in extended coordinates (Hisil et al. 2008):
+// x = X/Z, y = Y/Z, T = X·Y/Z.
 struct Point {
   Number x, y, z, t;
 };
@@ -163,8 +164,9 @@ const Point& base_point() {
 }
 
 // The order of the base point, 2^252 + 27742317777372353535851937790883648493, little-endian.
-constexpr Bytes32 kOrder{0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
-                         0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0,    0x10};
+constexpr Bytes32 kOrder{0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7,
+                         0xa2, 0xde, 0xf9, 0xde, 0x14, 0,    0,    0,    0,    0,    0,
+                         0,    0,    0,    0,    0,    0,    0,    0,    0,    0x10};
 
 bool below_order(const Bytes32& a) {
   return std::lexicographical_compare(a.rbegin(), a.rend(), kOrder.rbegin(), kOrder.rend());

@@ -5,7 +5,7 @@
  *     if (harmony_open("bundles/client-000", NULL, 0, &device, &error) != HARMONY_OK) puts(error.message);
  *     harmony_decision decision;
  *     harmony_answer(device, pixels, sizeof pixels, &decision, &error);
- *     if (decision.would_offload) harmony_frame(device, &bytes, &size, &error);   // send it: docs/bundle.md, core/wire.py
+ *     if (decision.would_offload) harmony_frame(device, &bytes, &size, &error);   // for the cloud
  *     harmony_close(device);
  *
  * Every function but harmony_close returns a status, and on failure fills `error` (which may be NULL) with one line
@@ -126,8 +126,8 @@ HARMONY_API const char* harmony_class_name(const harmony_device* device, int32_t
 HARMONY_API harmony_status harmony_answer(harmony_device* device, const void* image, size_t image_bytes,
                                           harmony_decision* decision, harmony_error* error);
 
-/* The feature of the last answer that reached exit 2: (channels, height, width). The device's own buffer, valid until the
- * next answer. ConfigError if it did not get so far. */
+/* The feature of the last answer that reached exit 2: (channels, height, width). The device's own buffer, valid until
+ * the next answer. ConfigError if it did not get so far. */
 HARMONY_API harmony_status harmony_feature(const harmony_device* device, const float** feature, harmony_error* error);
 
 /* The same as one frame of core/wire.py, in the manifest's codec. Valid until the next call. */

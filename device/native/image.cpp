@@ -68,7 +68,7 @@ bool all_finite(const float* values, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     uint32_t bits;
     std::memcpy(&bits, values + i, sizeof bits);
-    carries |= (bits & kExponent) + kOne;  // into the top bit; without a comparison, so that it is done for many at once
+    carries |= (bits & kExponent) + kOne;  // into the top bit; no comparison, so that it is done for many at once
   }
   return carries >> 31 == 0;
 }

@@ -34,8 +34,8 @@ void stop() {
   throw Failure{HARMONY_ENGINE_ERROR, "ExecuTorch gave up: " + last_log()};
 }
 
-// Only from ExecuTorch's own default. Where another part of the process has put its own in place, as ExecuTorch's Python
-// bindings do, that stays: there can be one, and the second would be complained about on the terminal.
+// Only from ExecuTorch's own default. Where another part of the process has put its own in place, as ExecuTorch's
+// Python bindings do, that stays: there can be one, and the second would be complained about on the terminal.
 bool take_over() {
   et::runtime_init();
   before = *et::get_pal_impl();

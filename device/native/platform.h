@@ -5,8 +5,8 @@
 
 namespace harmony {
 
-// While one of these lives, a failed check of ExecuTorch's on this thread throws a Failure instead of aborting, and what
-// it would print is kept. Other threads see what they always did.
+// While one of these lives, a failed check of ExecuTorch's on this thread throws a Failure instead of aborting, and
+// what it would print is kept. Other threads see what they always did.
 class Guarded {
  public:
   Guarded();

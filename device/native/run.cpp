@@ -174,8 +174,9 @@ void print_times(const char* name, const Times& times, bool first) {
 
 void print_decision(uint64_t number, const harmony_decision& decision, const std::string& name) {
   // %.9g and %.17g give back the same float and double when they are read.
-  std::printf("{\"image\": %" PRIu64 ", \"exit\": \"exit%d\", \"label\": %d, \"class\": %s, \"probability\": %.17g", number,
-              decision.exit, decision.label, harmony::json_quoted(name).c_str(), decision.probability);
+  std::printf("{\"image\": %" PRIu64 ", \"exit\": \"exit%d\", \"label\": %d, \"class\": %s", number, decision.exit,
+              decision.label, harmony::json_quoted(name).c_str());
+  std::printf(", \"probability\": %.17g", decision.probability);
   std::printf(", \"scores\": [%.9g", static_cast<double>(decision.score[0]));
   if (decision.scores > 1) std::printf(", %.9g", static_cast<double>(decision.score[1]));
   std::printf("], \"would_offload\": %s}\n", decision.would_offload ? "true" : "false");

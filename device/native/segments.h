@@ -25,8 +25,8 @@ class Segments : public executorch::runtime::DataLoader {
                                        void* buffer) const override;
   executorch::runtime::Result<size_t> size() const override { return bytes_.size; }
 
-  // Gives the system back the memory of all segments that were loaded and freed. From now on nothing can be loaded: what
-  // is asked for later might be gone.
+  // Gives the system back the memory of all segments that were loaded and freed. From now on nothing can be loaded:
+  // what is asked for later might be gone.
   void give_back();
 
  private:

@@ -100,7 +100,8 @@ bool is_name(const std::string& text) {
 std::optional<PublicKey> parse_key(const std::string& line) {
   const size_t head = std::strlen(kKeyLine);
   const size_t space = line.find(' ', head);
-  const bool whole = line.compare(0, head, kKeyLine) == 0 && space != std::string::npos && is_name(line.substr(space + 1));
+  const bool known = line.compare(0, head, kKeyLine) == 0 && space != std::string::npos;
+  const bool whole = known && is_name(line.substr(space + 1));
   return whole ? from_base64<32>(line.substr(head, space - head)) : std::nullopt;
 }
 

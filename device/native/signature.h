@@ -13,8 +13,8 @@ inline constexpr const char* kSignatures = "manifest.sig";
 inline constexpr size_t kMaxSignatureBytes = 4096;
 
 // Refuses `text`, the content of manifest.sig, unless it has the form of signatures for the manifest of this hash:
-// ArtifactCorrupt. With `trusted` keys, one of them must have made one of the signatures: ArtifactUntrusted, also if there
-// is no text. `where` is the bundle.
+// ArtifactCorrupt. With `trusted` keys, one of them must have made one of the signatures: ArtifactUntrusted, also if
+// there is no text. `where` is the bundle.
 void check_signatures(const std::optional<std::string>& text, const std::string& manifest_hash,
                       const std::vector<PublicKey>& trusted, const std::string& where);
 

@@ -43,7 +43,8 @@ bool append_compressed(const uint8_t* content, size_t size, std::vector<uint8_t>
   if (!context) return false;
   const size_t before = out.size();
   out.resize(before + library.bound(size));
-  const size_t written = library.compress(context.get(), out.data() + before, out.size() - before, content, size, kLevel);
+  const size_t room = out.size() - before;
+  const size_t written = library.compress(context.get(), out.data() + before, room, content, size, kLevel);
   const bool packed = library.is_error(written) == 0;
   out.resize(before + (packed ? written : 0));
   return packed;

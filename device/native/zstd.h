@@ -7,8 +7,8 @@
 
 namespace harmony {
 
-// Appends the frame to `out`: compressed by libzstd if the system has it, in stored blocks otherwise. Every decoder reads
-// either.
+// Appends the frame to `out`: compressed by libzstd if the system has it, in stored blocks otherwise. Every decoder
+// reads either.
 void append_zstd(const uint8_t* content, size_t size, std::vector<uint8_t>& out);
 
 // The frame in stored blocks, for systems without the library.
