@@ -194,7 +194,7 @@ def test_the_header_is_c(native_build: Path, tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text('#include "harmony.h"\nint main(void) { return harmony_abi() != HARMONY_ABI; }\n')
     if shutil.which("cc") is None:
         pytest.skip("no C compiler here")
-    strict = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-I", build.SOURCES]
-    link = [native_build / build.LIBRARY, f"-Wl,-rpath,{native_build}", f"-Wl,-rpath-link,{native_build}"]
+    strict = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", f"-I{build.SOURCES}"]
+    link = [f"-L{native_build}", "-lharmony", f"-Wl,-rpath,{native_build}", f"-Wl,-rpath-link,{native_build}"]
     subprocess.run(["cc", *strict, tmp_path / "main.c", "-o", tmp_path / "main", *link], check=True)
     subprocess.run([tmp_path / "main"], check=True)
