@@ -130,7 +130,7 @@ def _held_out(checkpoint: Path, manifest: CheckpointManifest, dataset: Dataset) 
     known = [record for record in manifest.clients if record.index < len(members.clients)]
     images = {record.index: members.clients[record.index].holdout for record in known}
     return {
-        record.index: _Verdict(checkpoint, manifest, record, dataset.x_train[at], dataset.y_train[at])
+        record.index: _Verdict(checkpoint, manifest, record, members.dataset.x_train[at], members.dataset.y_train[at])
         for record in known
         if len(at := images[record.index])
     }
