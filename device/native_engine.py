@@ -94,12 +94,13 @@ class NativeEngine:
     def __init__(self, program: bytes, manifest: DeviceManifest, bundle: Path) -> None:
         self._library = load_library(ensure_native() / LIBRARY)
         self._device, self._error, self._decision = c_void_p(), _Error(), _Decision()
-        self._spec = manifest.image
-        self._image = np.empty((self._spec.height, self._spec.width, self._spec.channels), self._spec.dtype)
-        self._features = np.empty(manifest.feature.shape, np.float32)
         text = manifest.model_dump_json().encode()
         where = str(bundle).encode(errors="replace")
         self._call("harmony_open_memory", text, len(text), program, len(program), where, byref(self._device))
+        # Room is made once the core has found that the program takes such images, and not for what a manifest claims.
+        self._spec = manifest.image
+        self._image = np.empty((self._spec.height, self._spec.width, self._spec.channels), self._spec.dtype)
+        self._features = np.empty(manifest.feature.shape, np.float32)
         own, classes = len(manifest.classes.own), len(manifest.classes.names) if manifest.gate else 0
         self._shapes1 = (self._hidden_shape(), (1, own), (1, classes))
         self._shapes2 = ((1, *manifest.feature.shape), (1, own), (1, classes))

@@ -15,8 +15,8 @@ int64_t nanoseconds(Clock::time_point begin, Clock::time_point end) {
 
 Device::Device(Bundle bundle, const std::string& where)
     : manifest_(std::move(bundle.manifest)),
-      prepare_(manifest_.image),
-      program_(std::move(bundle.program), manifest_, where + "/" + manifest_.program) {}
+      program_(std::move(bundle.program), manifest_, where + "/" + manifest_.program),
+      prepare_(manifest_.image) {}
 
 harmony_decision Device::answer(const void* image, size_t bytes) {
   const Clock::time_point begin = Clock::now();

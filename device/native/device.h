@@ -33,9 +33,10 @@ class Device {
  private:
   float pass(int exit, const Outputs& outputs, harmony_decision& decision) const;
 
+  // The program comes first: it refuses a manifest with other images before anybody makes room for one.
   Manifest manifest_;
-  Prepare prepare_;
   Program program_;
+  Prepare prepare_;
   const float* feature_ = nullptr;
   std::vector<uint8_t> frame_;
 };
