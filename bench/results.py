@@ -21,6 +21,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 AnswerPath = Literal["exit1", "exit2", "cloud"]
 Regime = Literal["hot", "sparse"]
+Tier = Literal["virtual-time", "arm-instructions", "constrained", "phone"]
+Precision = Literal["fp32", "int8"]
 
 
 class Summary(Frozen):
@@ -46,14 +48,15 @@ class Ratio(Frozen):
 class Conditions(Frozen):
     """What a latency holds for. Figures of different conditions are never put into one.
 
-    tier: how time was had; slowdown: k, device CPU time over this host's; calibration: where k comes from;
-    regime: hot = call after call, sparse = with pauses between, so that caches and clocks cool down.
+    tier: how time was had: CPU time of this host, Arm instructions under emulation, a process whose CPU, memory and
+    network are held short, or a real phone; slowdown: k, device CPU time over this host's; calibration: where k comes
+    from; regime: hot = call after call, sparse = with pauses between, so that caches and clocks cool down.
     """
 
-    tier: Literal["virtual-time"] = "virtual-time"
+    tier: Tier = "virtual-time"
     engine: EngineName
     threads: Literal[1] = 1
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     regime: Regime
     slowdown: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     calibration: str = "none: times are this host's own"
