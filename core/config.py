@@ -195,16 +195,18 @@ class TrainConfig(Table):
 
 
 # What differs between methods where a config is silent: no rival has a gate head, and SplitGP has one exit, at the cut.
-_NO_GATE: dict[str, Any] = {"score": "entropy", "pass1": 1.0}
+# Half the rate suits those that share no weights, and slices: docs/algorithm.md says where that was found.
+_NO_GATE: dict[str, Any] = {"exits": {"score": "entropy", "pass1": 1.0}}
+_SLOWER: dict[str, Any] = _NO_GATE | {"learning_rate": 2e-3}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "harmony": {},
-    "splitgp": {"learning_rate": 0.03, "exits": _NO_GATE},
-    "local": {"learning_rate": 0.03, "exits": _NO_GATE},
-    "lg_fedavg": {"learning_rate": 0.03, "exits": _NO_GATE},
-    "heterofl": {"learning_rate": 0.03, "exits": _NO_GATE},
-    "fedproto": {"learning_rate": 0.03, "exits": _NO_GATE},
-    "fedtgp": {"learning_rate": 0.03, "exits": _NO_GATE},
-    "fedgh": {"learning_rate": 0.03, "exits": _NO_GATE},
+    "splitgp": _NO_GATE,
+    "local": _SLOWER,
+    "lg_fedavg": _NO_GATE,
+    "heterofl": _SLOWER,
+    "fedproto": _SLOWER,
+    "fedtgp": _SLOWER,
+    "fedgh": _SLOWER,
 }
 
 

@@ -19,12 +19,13 @@ from harmony.train.federation import Federation
 from harmony.train.losses import masked_cross_entropy
 from harmony.train.method import Losses, State, Trained, annealed, numpy_state, seeded
 
-MOMENTUM = 0.9
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class LocalTraining:
     """A front end and a back end for every client. Optimisers live for a round: the weights are the state.
+
+    Adam, although the papers use SGD: it is what HARMONY has, and on held-out images it is as good or better for all.
 
     share_back_end: all back ends are equal between rounds, and so there is one for all to save and to serve.
     """
@@ -66,7 +67,7 @@ class LocalTraining:
     def _train(self, client: int, index: int, losses: Losses) -> None:
         config = self.federation.config
         parameters = [*self.front_ends[client].parameters(), *self.back_ends[client].parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=MOMENTUM, foreach=True)
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, foreach=True)
         for step in range(index * config.steps, (index + 1) * config.steps):
             annealed((optimizer,), config, step)
             optimizer.zero_grad(set_to_none=True)

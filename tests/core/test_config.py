@@ -59,9 +59,9 @@ def test_a_saved_config_names_every_setting(path: Path) -> None:
     assert set(written["harmony"]) == set(TrainConfig().harmony.model_dump())
 
 
-def test_splitgp_has_defaults_of_its_own_that_a_file_may_change() -> None:
+def test_a_method_has_defaults_of_its_own_that_a_file_may_change() -> None:
     assert make_config({"method": "splitgp"}).exits.score == "entropy"
-    assert make_config({"method": "splitgp"}).learning_rate == METHOD_DEFAULTS["splitgp"]["learning_rate"]
+    assert make_config({"method": "local"}).learning_rate == make_config({}).learning_rate / 2
     assert make_config({}).exits.score == "own_mass"
     mine = make_config({"method": "splitgp", "exits": {"score": "msp", "offload": 0.3}, "learning_rate": 0.5})
     assert (mine.exits.score, mine.exits.offload, mine.exits.pass1, mine.learning_rate) == ("msp", 0.3, 1.0, 0.5)

@@ -182,8 +182,7 @@ def test_the_result_file_holds_every_cell_and_can_be_read(grid: Grid, ran: Path,
     twins = [cell for cell in found.cells if cell.method == "alike" and cell.seed == 0]
     assert [cell.family for cell in twins] == ["two widths", "two families"]
     assert twins[0].evaluation == twins[1].evaluation
-    settings = {cell.config["learning_rate"] for cell in found.cells}
-    assert settings == {0.004, 0.03}
+    assert {cell.config["exits"]["score"] for cell in found.cells} == {"own_mass", "entropy"}
     assert len(text) / 10 < 40_000
 
 

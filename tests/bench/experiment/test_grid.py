@@ -36,7 +36,7 @@ def test_every_cell_merges_base_data_family_and_method(grid: Grid) -> None:
     splitgp = next(cell for cell in cells if cell.method == "SplitGP")
     assert splitgp.config.architectures == ("resnet-w8-d1", "resnet-w16-d1")
     assert splitgp.config.exits.score == "entropy"  # the method's own default
-    assert splitgp.config.learning_rate == 0.03
+    assert splitgp.config.exits.pass1 == 1.0
     assert splitgp.config.rounds == 2
 
 
