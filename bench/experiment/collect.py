@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harmony.bench.experiment.folders import RESULT, claimed, finished, folder_of, noted_error, unfinished, write_json
-from harmony.bench.experiment.grid import Cell, Grid, cells_of
+from harmony.bench.experiment.grid import Cell, Grid, cells_of, meaning_of
 from harmony.bench.experiment.results import CellResult, ExperimentResult, FailedCell, rounded
 from harmony.bench.host import Watch
-from harmony.core.errors import HarmonyError
+from harmony.core.config import make_config
+from harmony.core.errors import ConfigError, HarmonyError
 from harmony.core.sealed import write_atomically
 from harmony.train.diagnose import Diagnosis
 
@@ -49,13 +51,20 @@ def restore(published: ExperimentResult, cells: Sequence[Cell], home: Path) -> i
     So a grid goes on although its folders are gone, and a new result file never holds less than the old one. What was
     not kept in the file, the trained networks above all, stays gone.
     """
-    known = {_names(one): one for one in published.cells}
-    by_meaning = {cell.meaning: known[_names(cell)] for cell in cells_of(published.grid) if _names(cell) in known}
+    by_meaning = dict(_meanings(published))
     taken = [(cell, by_meaning[cell.meaning]) for cell in unfinished(cells, home) if cell.meaning in by_meaning]
     for cell, result in taken:
         with claimed(cell, home) as folder:
             write_json(folder / RESULT, result)
     return len(taken)
+
+
+def _meanings(published: ExperimentResult) -> Iterator[tuple[str, CellResult]]:
+    """What each cell was trained with, by the settings beside its numbers: the grid's defaults may be others today."""
+    looks = {_names(cell): cell.looks for cell in cells_of(published.grid)}
+    for one in published.cells:
+        with suppress(ConfigError):  # trained with settings that this version no longer has
+            yield meaning_of(make_config(one.config), looks[_names(one)]), one
 
 
 def _names(one: Cell | CellResult) -> tuple[object, ...]:

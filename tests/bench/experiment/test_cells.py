@@ -201,3 +201,12 @@ def test_a_published_cell_of_other_settings_is_no_cell_of_this_grid(grid: Grid, 
     published = collect(grid, ran, Watch())
     changed = grid.model_copy(update={"base": grid.base | {"rounds": 3}})
     assert restore(published, cells_of(changed), tmp_path / "anew") == 0
+
+
+def test_a_cell_published_under_another_default_is_not_taken_for_one_of_today(
+    grid: Grid, ran: Path, tmp_path: Path
+) -> None:
+    """The grid is silent on the rate; the file says beside the numbers which one they were made with."""
+    published = collect(grid, ran, Watch())
+    old = [one.model_copy(update={"config": one.config | {"learning_rate": 0.123}}) for one in published.cells]
+    assert restore(published.model_copy(update={"cells": tuple(old)}), cells_of(grid), tmp_path / "anew") == 0
