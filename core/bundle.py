@@ -34,6 +34,7 @@ from harmony.core.sealed import (
     unseal,
 )
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
+from harmony.core.training import Personal, Training
 from harmony.core.wire import Codec
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class DeviceManifest(Manifest):
 
     `checkpoint`: the hash of the manifest of the checkpoint that it was exported from (also in CloudManifest).
     Roles of `onnxruntime`: exit1, exit2 (one .onnx each); of `executorch`: program (a .pte with methods exit1, exit2).
+    training: what a device learns with; personal: that it did (see `harmony.core.training`).
     """
 
     FORMAT: ClassVar[str] = "harmony-device-bundle"
@@ -106,6 +108,8 @@ class DeviceManifest(Manifest):
     tolerance: Tolerance = Tolerance()
     parameters: Annotated[int, Field(ge=1)]
     checkpoint: Sha256 | None = None
+    training: Training | None = None
+    personal: Personal | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -149,6 +153,8 @@ def open_device_bundle(folder: Path, trust: Trust | None = None) -> DeviceManife
                 f"needs the roles {sorted(expected)}", where=folder / "manifest.json", field=f"engines.{engine}"
             )
         require_files(manifest, roles, folder / "manifest.json")
+    if manifest.training is not None:
+        require_files(manifest, manifest.training.files, folder / "manifest.json")
     return manifest
 
 

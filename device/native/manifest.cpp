@@ -270,7 +270,8 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   check_format(document, root, where);
   root.require({"format", "format_version", "files", "harmony_version", "run", "method", "client", "architecture",
                 "dataset", "image", "feature", "classes", "exits", "gate", "fallback", "engines", "parameters"},
-               {"tolerance", "checkpoint"});
+               // What it learns with, and that it learnt, is not for this core.
+               {"tolerance", "checkpoint", "training", "personal"});
   Manifest manifest;
   manifest.files = read_files(root["files"]);
   manifest.image = read_image(root["image"]);
