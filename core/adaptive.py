@@ -1,83 +1,109 @@
-"""A threshold that follows the stream: how many foreign inputs come is estimated, and what pays best is sent. No torch.
+"""A threshold that follows the stream: nothing is sent where nothing foreign comes. No torch.
 
 A fixed threshold keeps the promise that at most a share of own inputs is sent; where nothing foreign ever comes, every
-one of those is sent in vain. This one asks first whether the stream looks different from the device's held-out images
-at all. If not, nothing is sent. If so, the share of own inputs is estimated from the scores above the held-out median,
-where hardly a foreign one lies (as Storey 2002 estimates the share of true null hypotheses), and the threshold is the
-one that would have answered most of the stream rightly. Only scores of the stream are used, and never a label of it.
+one of those is sent in vain. This one asks whether the scores of the last inputs lie lower than those of the device's
+held-out images, by more than chance allows. If so, the fixed threshold holds, else nothing is sent. So the promise is
+kept, and no label of the stream is used. `device/native/adaptive.cpp` does the same, to the bit.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from threading import Lock
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from harmony.core.scores import Floats
+from harmony.core.spec import Finite, Frozen
 
 WINDOW, EVERY = 512, 16
-"""Scores that are remembered, and how many come between two estimates."""
+"""Scores that are remembered, and how many come between two looks at them."""
 DOUBT = 3.5
 """Standard errors by which some low quantile must be exceeded before anything is taken to be foreign."""
-CAUTION = 1.0
-"""Standard errors by which the estimated share of own inputs is raised: what is sent in vain is lost for certain."""
-SENDS_NOTHING = -np.inf
+MOST = 512
+"""Held-out images that count one by one; of more than these, every second, third … stands for its neighbours."""
+SUREST = float(np.finfo(np.float32).max)
+"""The score of what left at exit 1."""
+SENDS_NOTHING = float(np.finfo(np.float32).min)
+
+
+class HeldOut(Frozen):
+    """The lower half of a device's held-out images by exit 2's score: what a stream of own inputs looks like.
+
+    images: how many were held out; scores: ascending, those of ranks 0, s, 2s … up to images / 2, where the step s is
+    the least that leaves at most MOST ranks of all; SUREST for images that left at exit 1. Whoever changes exit 1, or
+    what exit 2's score reads, has to measure them anew.
+    """
+
+    images: Annotated[int, Field(ge=1, le=1 << 31)]
+    scores: Annotated[tuple[Finite, ...], Field(min_length=1, max_length=MOST // 2 + 1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.scores) != (wanted := self.images // (2 * self.step) + 1):
+            raise ValueError(f"of {self.images} held-out images, {wanted} scores are needed")
+        if list(self.scores) != sorted(self.scores):
+            raise ValueError("scores must be ascending")
+        return self
+
+    @classmethod
+    def of(cls, surety: Floats) -> Self | None:
+        """surety: (m,) scores of all held-out images, SUREST or infinite where they left at exit 1. None of none."""
+        if not (count := len(surety)):
+            return None
+        ordered = np.sort(np.minimum(surety.astype(np.float64), SUREST))
+        step = _step(count)
+        return cls(images=count, scores=tuple(ordered[: count // 2 + 1 : step].tolist()))
+
+    @property
+    def step(self) -> int:
+        """Ranks from one score to the next."""
+        return _step(self.images)
+
+
+def _step(images: int) -> int:
+    return -(-images // MOST)
 
 
 class AdaptiveThreshold:
-    """Inputs whose score is below `threshold` are sent.
+    """The threshold of exit 2 while a stream goes by. Several threads may share one.
 
-    scores: (m,) of held-out images of own classes; device, cloud: (m,) bool, who answered each rightly; foreign: how
-    often the cloud is right on foreign inputs, for which its accuracy over all clients' held-out images stands;
-    start: the threshold until enough inputs have come.
+    fixed: the threshold that holds until EVERY inputs have come, and wherever foreign inputs are among them.
     """
 
-    def __init__(
-        self, scores: Floats, device: NDArray[np.bool_], cloud: NDArray[np.bool_], *, foreign: float, start: float
-    ) -> None:
-        order = np.argsort(scores, kind="stable")
-        self._held_out, count = scores[order], len(scores)
-        self._below = np.arange(count) / max(1, count)
-        sent, kept = np.cumsum(cloud[order]), np.cumsum(device[order])
-        # [k]: share of held-out images that are answered rightly if the k lowest are sent
-        self._right = (np.append(0, sent)[:count] + device.sum() - np.append(0, kept)[:count]) / max(1, count)
-        self._device, self._foreign, self.threshold = float(device.mean()) if count else 0.0, foreign, start
+    def __init__(self, held_out: HeldOut, fixed: float) -> None:
+        self._scores = np.asarray(held_out.scores, np.float64)
+        self._below = np.arange(len(self._scores)) * held_out.step / held_out.images
+        self._each = 1 / held_out.images
+        self._spread = self._below * (1 - self._below) + self._each
+        self._fixed = self._threshold = fixed
         self._seen: deque[float] = deque(maxlen=WINDOW)
         self._count = 0
+        self._alone = Lock()
 
-    def observe(self, score: float) -> None:
-        """Take note of an input's score; inf for one that left at an earlier exit."""
-        self._seen.append(score)
-        self._count += 1
-        if self._count % EVERY == 0 and len(self._held_out):
-            self.threshold = self._best()
+    def judge(self, score: float) -> float:
+        """The threshold for an input: it is sent if its score is below. Then the score is learnt from.
 
-    def _best(self) -> float:
-        seen = np.sort(np.asarray(self._seen))
-        lower = np.searchsorted(seen, self._held_out, side="left") / len(seen)
-        if not self._foreign_came(lower, len(seen)):
-            return SENDS_NOTHING
-        own = self._share_of_own(seen)
-        # What is below a threshold beyond own inputs is foreign; the cloud gets `foreign` of it right, the device none.
-        right = own * self._right + self._foreign * np.maximum(0, lower - own * self._below)
-        best = int(np.argmax(right))
-        return float(self._held_out[best]) if right[best] > own * self._device else SENDS_NOTHING
+        score: of exit 2; SUREST for what left at exit 1.
+        """
+        with self._alone:
+            threshold = self._threshold
+            self._seen.append(score)
+            self._count += 1
+            if self._count % EVERY == 0:
+                self._threshold = self._fixed if self._foreign_came() else SENDS_NOTHING
+            return threshold
 
-    def _foreign_came(self, lower: NDArray[np.float64], seen: int) -> bool:
-        noise = (self._below * (1 - self._below) + 1 / len(self._below)) * (1 / len(self._below) + 1 / seen)
-        excess = lower - self._below - DOUBT * np.sqrt(noise)
-        return bool((excess[self._below <= 0.5] > 0).any())
-
-    def _share_of_own(self, seen: NDArray[np.float64]) -> float:
-        ranks = np.searchsorted(self._held_out, seen, side="right") / (len(self._held_out) + 1)
-        return float(min(1.0, 2 * (ranks > 0.5).mean() + CAUTION / np.sqrt(len(self._held_out))))
+    def _foreign_came(self) -> bool:
+        seen = np.sort(np.asarray(self._seen, np.float64))
+        lower: NDArray[np.float64] = np.searchsorted(seen, self._scores, side="left") / len(seen)
+        noise = self._spread * (self._each + 1 / len(seen))
+        return bool((lower - self._below - DOUBT * np.sqrt(noise) > 0).any())
 
 
 def sent_in_order(adaptive: AdaptiveThreshold, scores: Floats) -> NDArray[np.bool_]:
-    """Which of a stream's inputs are sent, (n,): each is judged before it is learnt from."""
-    sent = np.zeros(len(scores), bool)
-    for index, score in enumerate(scores.tolist()):
-        sent[index] = score < adaptive.threshold
-        adaptive.observe(score)
-    return sent
+    """Which of a stream's inputs are sent, (n,). scores: as `AdaptiveThreshold.judge` takes them."""
+    return np.asarray([score < adaptive.judge(score) for score in scores.tolist()], bool)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from harmony.core.adaptive import HeldOut
 from harmony.core.bundle import Exit, check_exits
 from harmony.core.errors import ArtifactMissing
 from harmony.core.sealed import Manifest, reading, require_files, seal, sealing, unseal
@@ -37,6 +38,7 @@ BACK_END = "back_end.safetensors"
 class ClientRecord(Frozen):
     """One client of a trained federation. Its tensors lie in `client_file(index)`.
 
+    held_out: scores of the images that the exits were calibrated on, None in a checkpoint that is older than the field;
     own_back_end: the client has a back end of its own (see `back_end_file`), which nobody can serve to the others.
     """
 
@@ -44,6 +46,7 @@ class ClientRecord(Frozen):
     architecture: Architecture
     classes: ClassMap
     exits: tuple[Exit, Exit]
+    held_out: HeldOut | None = None
     train_images: int
     holdout_images: int
     own_back_end: bool = False

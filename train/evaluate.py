@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.adaptive import AdaptiveThreshold, sent_in_order
+from harmony.core.adaptive import SUREST, AdaptiveThreshold, HeldOut, sent_in_order
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
 from harmony.core.config import make_config
 from harmony.core.data import Dataset
@@ -40,6 +39,8 @@ class Accuracy(Frozen):
     switched: float
     fused: float
     adaptive: float | None = None
+    adaptive_id: float | None = None
+    adaptive_ood: float | None = None
     id: float
     ood: float | None
     client_only: float
@@ -95,16 +96,13 @@ def evaluate(
     config = make_config(manifest.config, where=checkpoint)
     check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
     tests, held_out = test_images(config, dataset), _held_out(checkpoint, manifest, dataset)
-    foreign = float(np.mean([one.right_server.mean() for one in held_out.values()])) if held_out else 0.0
     clients = []
     for record in manifest.clients:
         rows = tests.of(record.index)
         mixes = {rho: test_mix(tests.y[rows], record.classes.own, rho, seed) for rho in sorted(rhos)}
         widest = rows[mixes[max(rhos)].indices]
         verdict = _Verdict(checkpoint, manifest, record, tests.x[widest], tests.y[widest])
-        known = held_out.get(record.index)
-        follow = None if known is None else partial(known.follow, foreign=foreign, start=record.exits[1].threshold)
-        clients.append(_client(record, verdict, mixes, follow))
+        clients.append(_client(record, verdict, mixes, held_out.get(record.index)))
         on_client(len(clients), len(manifest.clients))
     curves = [one.curve for one in clients]
     return Evaluation(
@@ -122,18 +120,18 @@ def evaluate(
     )
 
 
-def _held_out(checkpoint: Path, manifest: CheckpointManifest, dataset: Dataset) -> dict[int, _Verdict]:
-    """By client, of its held-out images; none where the data set is not the run's own, or of a client that joined."""
-    if dataset.name != manifest.dataset:
-        return {}
-    members = federation(make_config(manifest.config, where=checkpoint), dataset)
-    known = [record for record in manifest.clients if record.index < len(members.clients)]
-    images = {record.index: members.clients[record.index].holdout for record in known}
-    return {
-        record.index: _Verdict(checkpoint, manifest, record, members.dataset.x_train[at], members.dataset.y_train[at])
-        for record in known
-        if len(at := images[record.index])
-    }
+def _held_out(checkpoint: Path, manifest: CheckpointManifest, dataset: Dataset) -> dict[int, HeldOut]:
+    """By client: what the checkpoint says, or, where it is older than that, what the run's own images say."""
+    known = {record.index: record.held_out for record in manifest.clients if record.held_out is not None}
+    unknown = [record for record in manifest.clients if record.index not in known]
+    if unknown and dataset.name == manifest.dataset:
+        members = federation(make_config(manifest.config, where=checkpoint), dataset)
+        x, y = members.dataset.x_train, members.dataset.y_train
+        for record in unknown:
+            if record.index < len(members.clients) and len(at := members.clients[record.index].holdout):
+                found = HeldOut.of(_Verdict(checkpoint, manifest, record, x[at], y[at]).surety)
+                known |= {} if found is None else {record.index: found}
+    return known
 
 
 def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, own_test: bool) -> None:
@@ -151,15 +149,12 @@ def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, o
         raise ContractMismatch(problem, where=where, mend=f"evaluate it on {manifest.dataset}")
 
 
-Follow = Callable[[], AdaptiveThreshold]
-
-
 def _client(
-    record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix], follow: Follow | None
+    record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix], held_out: HeldOut | None
 ) -> ClientEvaluation:
     widest = mixes[max(mixes)].indices
     # Mixes are nested and keep their order, so the smaller ones are parts of the largest.
-    curve = [verdict.accuracy(rho, np.isin(widest, mix.indices), follow) for rho, mix in mixes.items()]
+    curve = [verdict.accuracy(rho, np.isin(widest, mix.indices), held_out) for rho, mix in mixes.items()]
     auroc, fpr95 = ranking(verdict.score2[verdict.is_id], verdict.score2[~verdict.is_id])
     return ClientEvaluation(
         client=record.index,
@@ -192,8 +187,9 @@ class _Verdict:
         right1, self.right2 = (own[logits.argmax(1)] == labels for logits in (said.logits1, said.logits2))
         self.right_server = said.server.argmax(1) == labels
         self.is_id = np.isin(labels, own)
-        self.at1 = score1 >= np.float32(record.exits[0].threshold)
-        self.sent = ~self.at1 & (self.score2 < np.float32(record.exits[1].threshold))
+        self.at1 = score1 >= np.float32(first.threshold)
+        self._threshold = second.threshold
+        self.sent = ~self.at1 & (self.score2 < np.float32(second.threshold))
         self.right_local = np.where(self.at1, right1, self.right2)
         self.right = np.where(self.sent, self.right_server, self.right_local)
         self.right_fused = np.where(self.sent, said.fused(own).argmax(1) == labels, self.right_local)
@@ -202,27 +198,35 @@ class _Verdict:
 
     @property
     def surety(self) -> NDArray[np.float32]:
-        """(n,) exit 2's score; infinite for what left at exit 1."""
-        return np.where(self.at1, np.float32(np.inf), self.score2)
+        """(n,) exit 2's score; SUREST for what left at exit 1."""
+        return np.where(self.at1, np.float32(SUREST), self.score2)
 
-    def follow(self, *, foreign: float, start: float) -> AdaptiveThreshold:
-        """A threshold that follows a stream, where these are the client's held-out images."""
-        return AdaptiveThreshold(self.surety, self.right_local, self.right_server, foreign=foreign, start=start)
+    def sent_adaptively(self, part: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.bool_]:
+        """(n,) what a device sends of a stream of the images where `part` holds; nothing elsewhere."""
+        sent = np.zeros(len(part), bool)
+        sent[part] = sent_in_order(AdaptiveThreshold(held_out, self._threshold), self.surety[part])
+        return sent
 
-    def accuracy(self, rho: float, part: NDArray[np.bool_], follow: Follow | None) -> Accuracy:
+    def accuracy(self, rho: float, part: NDArray[np.bool_], held_out: HeldOut | None) -> Accuracy:
         """Accuracies over the images where `part` holds."""
         inside, outside = part & self.is_id, part & ~self.is_id
         oracle = np.where(self.is_id, self.right2, self.right_server)
-        sent = None if follow is None else sent_in_order(follow(), self.surety[part])
+        following: dict[str, float | None] = {}
+        if held_out is not None:
+            sent = self.sent_adaptively(part, held_out)
+            right = np.where(sent, self.right_server, self.right_local)
+            following = {
+                "adaptive": _share(right, part),
+                "adaptive_id": _share(right, inside),
+                "adaptive_ood": _share_or_none(right, outside),
+                "offload_adaptive": _share(sent, part),
+            }
         return Accuracy(
             rho=rho,
             overall=_share(self.right, part),
             switched=_share(self.right_switched, part),
             fused=_share(self.right_fused, part),
-            adaptive=None
-            if sent is None
-            else float(np.where(sent, self.right_server[part], self.right_local[part]).mean()),
-            offload_adaptive=None if sent is None else float(sent.mean()),
+            **following,
             id=_share(self.right, inside),
             ood=_share_or_none(self.right, outside),
             client_only=_share(self.right_local, part),

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harmony.core.bundle import Exit
+from harmony.core.adaptive import SUREST, HeldOut
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint, save_checkpoint
 from harmony.core.config import TrainConfig, load_config, save_config
 from harmony.core.data import Dataset, load
 from harmony.core.errors import ArtifactMissing, Diverged, RunError, RunExists
 from harmony.core.models import FrontEnd
-from harmony.core.scores import score
+from harmony.core.scores import Floats, score
 from harmony.core.sealed import storing
 from harmony.train.calibrate import calibrate
 from harmony.train.federation import Client, Federation, federation
@@ -198,19 +198,24 @@ def client_record(
     client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool, *, own_back_end: bool = False
 ) -> ClientRecord:
     """What a checkpoint says of a client, its exits calibrated. tensors: rows of heads and gates by label."""
+    score1, score2 = _held_out_scores(client, members, tensors, gate)
+    exits = calibrate(score1, score2, members.config.exits)
     return ClientRecord(
         index=client.index,
         architecture=client.architecture,
         classes=client.classes,
-        exits=_exits(client, members, tensors, gate),
+        exits=exits,
+        held_out=HeldOut.of(np.where(score1 >= np.float32(exits[0].threshold), np.float32(SUREST), score2)),
         train_images=len(client.train),
         holdout_images=len(client.holdout),
         own_back_end=own_back_end,
     )
 
 
-def _exits(client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool) -> tuple[Exit, Exit]:
-    """Thresholds from the client's held-out images, scored by the very front end that is saved."""
+def _held_out_scores(
+    client: Client, members: Federation, tensors: dict[str, NDArray[Any]], gate: bool
+) -> tuple[Floats, Floats]:
+    """Both exits' scores of the client's held-out images, (m,) each, by the very front end that is saved."""
     classes, own = members.dataset.classes, np.asarray(client.classes.own)
     front_end = FrontEnd(
         client.architecture, members.image, members.feature, outputs=classes, gate=classes if gate else None
@@ -218,12 +223,11 @@ def _exits(client: Client, members: Federation, tensors: dict[str, NDArray[Any]]
     front_end.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     with torch.no_grad():
         out = front_end(members.inputs(members.dataset.x_train[client.holdout]))
-    config = members.config.exits
-    scores = [
-        score(config.score, logits[:, own].numpy(), None if gates is None else gates.numpy(), own)
+    first, second = (
+        score(members.config.exits.score, logits[:, own].numpy(), None if gates is None else gates.numpy(), own)
         for logits, gates in ((out.logits1, out.gate1), (out.logits2, out.gate2))
-    ]
-    return calibrate(scores[0], scores[1], config)
+    )
+    return first, second
 
 
 def _fingerprint(dataset: Dataset) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from harmony.core.adaptive import SUREST, AdaptiveThreshold
 from harmony.core.checkpoint import open_checkpoint
 from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
 from harmony.core.mix import test_mix as mix_of
 from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import own_mass
+from harmony.core.sealed import MANIFEST, SEAL, seal
 from harmony.train import Evaluation, evaluate, train
 from harmony.train.evaluate import ranking
 from harmony.train.models import load_back_end, load_front_end
@@ -77,6 +80,46 @@ def test_counts_are_those_of_a_loop_over_single_images(
     if found.rho:
         assert found.ood is not None
         assert abs(found.ood - np.mean(np.array(right)[~mix.is_id])) <= 1.5 / count
+
+
+def test_a_threshold_that_follows_the_stream_is_fed_the_mix_in_its_order(
+    evaluation: Evaluation, trained: Path, images: Dataset
+) -> None:
+    manifest = open_checkpoint(trained)
+    record = manifest.clients[2]
+    assert record.held_out is not None
+    adaptive = AdaptiveThreshold(record.held_out, record.exits[1].threshold)
+    mix, own = mix_of(images.y_test, record.classes.own, 1.0, 0), np.asarray(record.classes.own)
+    front_end, preprocess = load_front_end(trained, manifest, record), Preprocessor(manifest.image)
+    with torch.no_grad():
+        out = front_end(torch.from_numpy(preprocess(images.x_test[mix.indices])))
+    assert out.gate1 is not None
+    assert out.gate2 is not None
+    first, second = (own_mass(gate.numpy(), own).tolist() for gate in (out.gate1, out.gate2))
+    sent = []
+    for one, two in zip(first, second, strict=True):
+        score = SUREST if one >= record.exits[0].threshold else two
+        sent.append(score < adaptive.judge(score))
+    found = evaluation.clients[2].curve[2]
+    assert found.offload_adaptive == pytest.approx(np.mean(sent), abs=1.5 / len(sent))
+    assert found.adaptive is not None
+    assert found.adaptive_id is not None
+    assert found.adaptive_ood is not None
+    inside = mix.is_id.mean()
+    assert found.adaptive == pytest.approx(inside * found.adaptive_id + (1 - inside) * found.adaptive_ood)
+
+
+def test_held_out_scores_of_an_older_checkpoint_are_measured_anew(
+    evaluation: Evaluation, trained: Path, images: Dataset, tmp_path: Path
+) -> None:
+    old = tmp_path / "checkpoint"
+    shutil.copytree(trained, old)
+    manifest = open_checkpoint(old)
+    clients = tuple(one.model_copy(update={"held_out": None}) for one in manifest.clients)
+    for name in (MANIFEST, SEAL):
+        (old / name).unlink()
+    seal(old, manifest.model_copy(update={"clients": clients}))
+    assert evaluate(old, images, rhos=(0.0, 0.4, 1.0)) == evaluation
 
 
 def test_the_same_id_images_are_in_every_mix(evaluation: Evaluation) -> None:
