@@ -58,7 +58,7 @@ def run_executorch(programs: Mapping[str, bytes], images: Floats, names: Mapping
     """ExecuTorch's outputs, image by image. names: the outputs of each method, in order."""
     program = programs["program"]  # the runtime reads from these bytes for as long as it lives
     with quiet_native():
-        module = _runtime()._load_for_executorch_from_buffer(program)
+        module = executorch_runtime()._load_for_executorch_from_buffer(program)
     rows: list[Vectors] = []
     for image in np.split(images, len(images)):
         row: Vectors = {}
@@ -102,7 +102,8 @@ def _run(session: onnxruntime.InferenceSession, feed: Vectors) -> Vectors:
     return dict(zip(names, session.run(names, feed), strict=True))
 
 
-def _runtime() -> Any:
+def executorch_runtime() -> Any:
+    """ExecuTorch's Python bindings, on one thread. EngineUnavailable."""
     try:
         from executorch.extension.pybindings import portable_lib  # noqa: PLC0415
     except ImportError:

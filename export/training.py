@@ -1,0 +1,143 @@
+"""The programs that a device learns with: made once for a shape, held against eager gradients, written into bundles.
+
+none        nothing
+head        the personal heads: 2 KB for ONNX Runtime, 9 KB for ExecuTorch, whatever the front end: the default
+front-end   besides, everything but the gates, for ONNX Runtime: some 50 KB, a quarter of a small front end's own
+            files, and a second or two of the export for each shape. So it has to be asked for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional
+
+from harmony.core.errors import EngineError
+from harmony.core.models.front_end import EXIT_WIDTH
+from harmony.core.spec import FeatureSpec, ImageSpec
+from harmony.core.training import PARTS_KEY, Head, Part, StepEngine, Training, parts_text
+from harmony.export.networks import Shape, empty_front_end
+from harmony.export.template import Template, number
+from harmony.export.training_check import check_step
+from harmony.export.training_executorch import run_step, step_to_executorch
+from harmony.export.training_onnx import run_onnx_step, step_to_onnx
+from harmony.export.training_step import Weights, trace
+
+Trainable = Literal["none", "head", "front-end"]
+TRAINABLE: tuple[Trainable, ...] = ("none", "head", "front-end")
+HEAD_FILES: Mapping[StepEngine, str] = {"onnxruntime": "head_step.onnx", "executorch": "head_step.pte"}
+FRONT_END_FILE = "front_end_step.onnx"
+
+
+class Federation(NamedTuple):
+    """What the shapes of a run have in common. classes: all there are, since a head may learn any of them."""
+
+    image: ImageSpec
+    feature: FeatureSpec
+    classes: int
+
+
+class Programs(NamedTuple):
+    """Training programs by file name, and what the manifest says of them."""
+
+    files: Mapping[str, bytes]
+    training: Training
+
+
+@lru_cache(maxsize=32)
+def _front_end_step(federation: Federation, shape: Shape, parts: tuple[tuple[str, Part], ...]) -> bytes:
+    """The whole of a front end but its gates; its heads have a row for every class."""
+    network = empty_front_end(federation.image, federation.feature, federation.classes, _all_rows(federation, shape))
+    weights = {name: one.detach() for name, one in network.named_parameters()}
+
+    def logits(weights: Weights, images: Tensor) -> list[Tensor]:
+        out = functional_call(network, dict(weights), (images,))
+        return [out.logits1, out.logits2]
+
+    image, who, places = federation.image, f"the whole {shape.architecture}", dict(parts)
+    step = trace(logits, weights, (image.channels, image.height, image.width), federation.classes, who=who)
+    mine = [places[name].model_copy(update={"shape": tuple(one.shape)}) for name, one in weights.items()]
+    program = step_to_onnx(step, {PARTS_KEY: parts_text(mine)}, who=who)
+    check_step(lambda inputs: run_onnx_step(program, inputs), logits, weights, step, who=who)
+    return program
+
+
+@lru_cache(maxsize=32)
+def _head_step(classes: int, engine: StepEngine) -> bytes:
+    """A linear head over embeddings: the same whatever it stands on."""
+
+    def logits(weights: Weights, embeddings: Tensor) -> list[Tensor]:
+        return [functional.linear(embeddings, weights["weight"], weights["bias"])]
+
+    weights, who = {"weight": torch.zeros(classes, EXIT_WIDTH), "bias": torch.zeros(classes)}, f"a head in {engine}"
+    step = trace(logits, weights, (EXIT_WIDTH,), classes, who=who)
+    if engine == "executorch":
+        program = step_to_executorch(step)
+        check_step(lambda inputs: run_step(program, inputs), logits, weights, step, who=who)
+    else:
+        program = step_to_onnx(step, who=who)
+        check_step(lambda inputs: run_onnx_step(program, inputs), logits, weights, step, who=who)
+    return program
+
+
+def training_programs(
+    federation: Federation, shape: Shape, template: Template | None, engines: Sequence[StepEngine], what: Trainable
+) -> Programs:
+    """What every client of a shape learns with. template: of its ONNX files.
+
+    EngineError for what cannot be trained, naming the operator; ParityFailed for a gradient that is not PyTorch's.
+    """
+    parts = _parts(federation, shape, template)
+    files = {HEAD_FILES[engine]: _head_step(federation.classes, engine) for engine in engines}
+    if what == "front-end":
+        trained = tuple((name, one) for name, one in parts.items() if ".gate." not in name)
+        files[FRONT_END_FILE] = _front_end_step(federation, shape, trained)
+    training = Training(
+        head={engine: HEAD_FILES[engine] for engine in engines},
+        front_end=FRONT_END_FILE if what == "front-end" else None,
+        exit1=_head(parts, "exit1", gate=shape.gate),
+        exit2=_head(parts, "exit2", gate=shape.gate),
+        embedding=EXIT_WIDTH,
+    )
+    return Programs(files, training)
+
+
+def _all_rows(federation: Federation, shape: Shape) -> Shape:
+    return Shape(shape.architecture, federation.classes, gate=False)
+
+
+def _parts(federation: Federation, shape: Shape, template: Template | None) -> dict[str, Part]:
+    """Where each weight lies in the ONNX files: a tensor with exactly its bytes, which no other has."""
+    import onnx  # noqa: PLC0415  (an extra)
+
+    network = empty_front_end(federation.image, federation.feature, federation.classes, shape)
+    if template is None or not number(network):
+        raise _unplaced(str(shape))
+    where = {
+        tensor.raw_data: (role, tensor.name)
+        for role, program in template.programs.items()
+        for tensor in onnx.load_from_string(program).graph.initializer
+    }
+    parts = {}
+    for name, value in network.named_parameters():
+        place = where.get(value.detach().numpy().astype("<f4").tobytes())
+        if place is None:
+            raise _unplaced(f"{shape}: {name}")
+        parts[name] = Part.model_validate({"exit": place[0], "tensor": place[1], "shape": tuple(value.shape)})
+    return parts
+
+
+def _unplaced(where: str) -> EngineError:
+    problem = "is not found in the ONNX files as it was, so that no device could replace it"
+    return EngineError(problem, where=where, mend="use --trainable none")
+
+
+def _head(parts: Mapping[str, Part], exit_: str, *, gate: bool) -> Head:
+    names = {"weight": "head.weight", "bias": "head.bias"}
+    names |= {"gate_weight": "gate.weight", "gate_bias": "gate.bias"} if gate else {}
+    return Head(**{role: parts[f"{exit_}.{name}"].tensor for role, name in names.items()})
