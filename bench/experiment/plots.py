@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from harmony.bench.experiment.results import CellResult, ExperimentResult
-from harmony.bench.experiment.summary import Line, Place, best_rival, lines, metrics, ours, places
+from harmony.bench.experiment.summary import Line, Place, best_rival, lines, metrics, ours, places, routing
 from harmony.train.diagnose import Diagnosis, Scatter
 
 INK, MUTED, GRID = "#1c2430", "#5d6878", "#dfe3e8"
@@ -127,7 +127,7 @@ def _band(axes: Axes, line: Line, x: ArrayLike, rows: ArrayLike, colour: str) ->
 
 def _accuracy_over_rho(axes: Axes, result: ExperimentResult, here: Sequence[Line], colours: Mapping[str, str]) -> None:
     for line in here:
-        rows = [[one["overall"] for one in cell.evaluation["mean"]] for cell in line.cells]
+        rows = [[one.get(routing(result.grid)) for one in cell.evaluation["mean"]] for cell in line.cells]
         _band(axes, line, sorted(result.grid.rhos), rows, colours[line.method])
     _name_axes(axes, "ρ: images of other classes for each own one", "accuracy (%)")
 

@@ -11,6 +11,7 @@ from harmony.bench.experiment.plots import plot_names, save_plots
 from harmony.bench.experiment.results import ExperimentResult
 from harmony.bench.experiment.summary import Line, lines, places
 from harmony.bench.experiment.tables import (
+    FIXED,
     ROUTING,
     Table,
     ablation,
@@ -31,13 +32,14 @@ END = "<!-- experiments: end -->"
 HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "oracle", "auroc")
 HEADLINE_READING = """\
 Accuracy in %, mean ± standard deviation over the seeds, last round. ρ is the number of images of other classes for each
-image of an own class; `worst 10 %` is the mean over the worst tenth of the clients, `cloud, other` the cloud's accuracy
-on the classes that a client does not hold, AUROC the gate's. A reference has what the others lack."""
+image of an own class; what stands under it is the accuracy of device and cloud together; `worst 10 %` is the mean over
+the worst tenth of the clients, `cloud, other` the cloud's accuracy on the classes that a client does not hold, AUROC
+the gate's. A reference has what the others lack."""
 CAPTIONS = {
     "rho": "Accuracy of device and cloud together over ρ; a band is one standard deviation over the seeds.",
     "rounds": "The cloud on classes that the client does not hold, by round, on a part of the test images, "
     "before the clients personalise.",
-    "clients": "Accuracy of every client at the largest ρ, sorted.",
+    "clients": "Accuracy of every client at the largest ρ with fixed thresholds, sorted.",
     "gate": "The gate at exit 2: own classes kept against other classes kept, mean over clients at ρ = 1.",
     "cka": "CKA between architectures on the same images: at the cut (light) and in the cloud (dark), after training; "
     "the black mark is before it.",
@@ -45,13 +47,14 @@ CAPTIONS = {
 }
 READING = """\
 All figures are %, mean ± standard deviation over the seeds, of the last round. ρ is the number of images of other
-classes for each image of an own class; what stands under a ρ is the accuracy of device and cloud together. `worst 10 %`
-is the mean over the worst tenth of the clients; `device, own` and `cloud, own` are either's accuracy alone on the
-client's own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training. In the tables of
-routing, the exits' thresholds decide who answers, unless `cloud's word` lets the device's answer stand where the cloud,
-too, takes the image for one of an own class, `fused` joins both answers, or `perfect routing` keeps own classes and
-sends the rest; AUROC and FPR95 are the gate's; `own sent` and `other kept` are its errors. Bold is the best of HARMONY
-and its rivals; a reference has what they lack."""
+classes for each image of an own class; what stands under a ρ is the accuracy of device and cloud together, with
+thresholds that follow the stream of each device's scores, or with `fixed` ones from held-out images. `worst 10 %` is
+the mean over the worst tenth of the clients; `device, own` and `cloud, own` are either's accuracy alone on the client's
+own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training. In the tables of routing,
+the fixed thresholds decide who answers, unless `cloud's word` lets the device's answer stand where the cloud, too,
+takes the image for one of an own class, `fused` joins both answers, or `perfect routing` keeps own classes and sends
+the rest; AUROC and FPR95 are the gate's; `own sent` and `other kept` are its errors. Bold is the best of HARMONY and
+its rivals; a reference has what they lack."""
 
 
 def save_report(results: Sequence[ExperimentResult], folder: Path) -> None:
@@ -131,6 +134,7 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
     for place in spots:
         yield _with_title(accuracy(result, place))
         if len(set(result.grid.rhos)) > 1:
+            yield f"With fixed thresholds:\n\n{accuracy(result, place, FIXED).markdown()}"
             yield f"Routing at ρ = {max(result.grid.rhos):g}:\n\n{accuracy(result, place, ROUTING).markdown()}"
             yield f"Over ρ:\n\n{over_rho(result, place).markdown()}"
     if (gap := gaps(result)) is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from harmony.bench.experiment.grid import Role
+from harmony.bench.experiment.grid import Grid, Role
 from harmony.bench.experiment.results import CellResult, ExperimentResult
 
 
@@ -76,8 +76,14 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _worst(end: int) -> Callable[[CellResult], float | None]:
-    return lambda cell: _number(cell.evaluation["worst"][end])
+def routing(grid: Grid) -> str:
+    """The field of a curve that stands for a method: thresholds that follow the stream, where streams differ."""
+    return "adaptive" if len(set(grid.rhos)) > 1 else "overall"
+
+
+def _worst(end: int, field: str) -> Callable[[CellResult], float | None]:
+    name = {"overall": "worst", "adaptive": "worst_adaptive"}[field]
+    return lambda cell: _number(cell.evaluation[name][end]) if cell.evaluation.get(name) else None
 
 
 def _of_evaluation(name: str) -> Callable[[CellResult], float | None]:
@@ -86,12 +92,17 @@ def _of_evaluation(name: str) -> Callable[[CellResult], float | None]:
 
 def metrics(result: ExperimentResult) -> dict[str, Metric]:
     """What tables show, by a short key, for the grid's smallest and largest ρ."""
-    low, high = f"ρ = {min(result.grid.rhos):g}", f"ρ = {max(result.grid.rhos):g}"
+    grid = result.grid
+    low, high = f"ρ = {min(grid.rhos):g}", f"ρ = {max(grid.rhos):g}"
     return {
-        "low": Metric(low, at(0, "overall")),
-        "high": Metric(high, at(-1, "overall")),
-        "worst_low": Metric(f"worst 10 %, {low}", _worst(0)),
-        "worst_high": Metric(f"worst 10 %, {high}", _worst(-1)),
+        "low": Metric(low, at(0, field := routing(grid))),
+        "high": Metric(high, at(-1, field)),
+        "worst_low": Metric(f"worst 10 %, {low}", _worst(0, field)),
+        "worst_high": Metric(f"worst 10 %, {high}", _worst(-1, field)),
+        "fixed_low": Metric(f"{low}, fixed", at(0, "overall")),
+        "fixed_high": Metric(f"{high}, fixed", at(-1, "overall")),
+        "worst_fixed_low": Metric(f"worst 10 %, {low}, fixed", _worst(0, "overall")),
+        "worst_fixed_high": Metric(f"worst 10 %, {high}, fixed", _worst(-1, "overall")),
         "client_id": Metric("device, own", at(-1, "client_id")),
         "server_id": Metric("cloud, own", at(-1, "server_id")),
         "server_ood": Metric("cloud, other", at(-1, "server_ood")),

@@ -21,10 +21,12 @@ from harmony.bench.experiment.summary import (
     metrics,
     ours,
     places,
+    routing,
 )
 
 MAIN = ("low", "high", "worst_low", "worst_high", "client_id", "server_id", "server_ood", "cpu")
-ROUTING = ("high", "switched", "fused", "oracle", "auroc", "fpr95", "own_sent", "other_kept", "sent")
+ROUTING = ("switched", "fused", "oracle", "auroc", "fpr95", "own_sent", "other_kept", "sent")
+FIXED = ("fixed_low", "fixed_high", "worst_fixed_low", "worst_fixed_high")
 GAPS = ("low", "high", "worst_low", "worst_high", "server_ood")
 GATE_FIELDS = ("auroc", "fpr95", "overall0", "overall", "id_to_server")
 LOST = ("low", "high", "client_id", "server_ood", "oracle", "auroc")
@@ -70,7 +72,7 @@ def _is_best(line: Line, here: Sequence[Line], metric: Metric) -> bool:
 def over_rho(result: ExperimentResult, place: Place) -> Table:
     """One place: device and cloud together at every ρ."""
     rhos = sorted(result.grid.rhos)
-    columns = [Metric(f"ρ {rho:g}", at(index, "overall")) for index, rho in enumerate(rhos)]
+    columns = [Metric(f"ρ {rho:g}", at(index, routing(result.grid))) for index, rho in enumerate(rhos)]
     here = lines(result, place)
     rows = tuple((line.method, *_bold(line, here, columns), line.seeds) for line in here)
     return Table(place.label, ("method", *(metric.name for metric in columns), "seeds"), rows)
@@ -148,7 +150,7 @@ def gates(result: ExperimentResult, place: Place) -> Table | None:
         found = [one for cell in judged for one in cell if one.name == name]
         figures = [[getattr(one, field) for one in found] for field in GATE_FIELDS]
         rows.append((name, *map(of.shown, figures), f"{len(found)}"))
-    low, high = metrics(result)["low"].name, metrics(result)["high"].name
+    low, high = metrics(result)["fixed_low"].name, metrics(result)["fixed_high"].name
     return Table(place.label, ("gate", "AUROC", "FPR95", low, high, "own sent", "seeds"), tuple(rows))
 
 

@@ -47,7 +47,7 @@ def scoring(**overall: tuple[float, float]) -> Change:
         for start, values in overall.items():
             if cell.method.startswith(start):
                 curve = cell.evaluation["mean"]
-                last = curve[-1] | {"overall": values[cell.seed]}
+                last = curve[-1] | {"overall": values[cell.seed], "adaptive": values[cell.seed]}
                 return cell.model_copy(update={"evaluation": cell.evaluation | {"mean": [*curve[:-1], last]}})
         return cell
 
