@@ -75,7 +75,7 @@ DEVICES: dict[str, Device] = {
         _ncnn("cortex-a72", "RK3399 (2016)", "Cortex-A72, 1.8 GHz", 136.9),
         _ncnn("cortex-a73", "Kirin 970 (2017)", "Cortex-A73, 2.4 GHz", 109.0),
         _ncnn("raspberry-pi-5", "Raspberry Pi 5 (2023)", "Cortex-A76, 2.4 GHz", 20.0, "fp16"),
-        _ncnn("snapdragon-855-plus", "OnePlus 7T (2019)", "Kryo 485 (A76), 2.96 GHz", 30.0, "fp16"),
+        _ncnn("snapdragon-855-plus", "OnePlus 7T (2019)", "Kryo 485 (A76), 2.96 GHz", 30.0),
     )
 }
 

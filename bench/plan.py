@@ -49,13 +49,18 @@ class Plan:
     cloud: CloudManifest | None
 
 
-def make_plan(settings: BenchSettings) -> Plan:
-    """Open and check everything that the settings name; the named error of whatever does not fit."""
+def make_plan(settings: BenchSettings, *, every_engine: bool = True) -> Plan:
+    """Open and check everything that the settings name; the named error of whatever does not fit.
+
+    every_engine: each bundle needs files for each engine of the settings.
+    """
     links = tuple(find_link(name) for name in settings.links)
     manifests = [open_device_bundle(folder) for folder in settings.bundles]
     cloud = open_cloud_bundle(settings.cloud) if settings.cloud else None
     for folder, manifest in zip(settings.bundles, manifests, strict=True):
-        _check(folder, manifest, settings, cloud)
+        if every_engine:
+            _check_engines(folder, manifest, settings)
+        _check_cloud(folder, manifest, settings, cloud)
     datasets = {name: load(name, data_dir=settings.data_dir) for name in {_data(one, settings) for one in manifests}}
     targets = tuple(
         _target(name, folder, manifest, datasets[_data(manifest, settings)], settings)
@@ -74,11 +79,14 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def _check(folder: Path, manifest: DeviceManifest, settings: BenchSettings, cloud: CloudManifest | None) -> None:
+def _check_engines(folder: Path, manifest: DeviceManifest, settings: BenchSettings) -> None:
     for engine in settings.engines:
         if engine not in manifest.engines:
             known = ", ".join(manifest.engines)
             raise EngineUnavailable(f"has no files for {engine}", where=folder, mend=f"use --engine {known}")
+
+
+def _check_cloud(folder: Path, manifest: DeviceManifest, settings: BenchSettings, cloud: CloudManifest | None) -> None:
     if cloud is not None:
         manifest.feature.require_same(cloud.feature, mine=str(folder), theirs=str(settings.cloud))
         if (cloud.run, cloud.checkpoint) != (manifest.run, manifest.checkpoint):

@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NamedTuple
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harmony.bench import figures
 from harmony.bench.curves import MethodCurves, curves_of
+from harmony.bench.page import Figure, Section, Table, Tile, write_page
 from harmony.bench.results import BenchResult, BundleResult
 from harmony.bench.text import percent
-from harmony.core.storage import write_atomically
 
-_TEMPLATE = "report.html"
 _WORDS = frozenset({"own classes", "profile", "answer by", "regime"})
-
-
-class Figure(NamedTuple):
-    """A plot and what the reader should know to read it."""
-
-    title: str
-    caption: str
-    svg: str
-
-
-class Table(NamedTuple):
-    """Cells as text; the first column names the row. Columns are flush right but for the first and `_WORDS`."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-class Tile(NamedTuple):
-    """One figure worth remembering."""
-
-    value: str
-    label: str
 
 
 def write_report(
@@ -58,14 +31,8 @@ def write_report(
     provenance: facts beside those of the bench, such as the seed and the training config.
     """
     shown = dict(curves) if curves is not None else curves_of(result.bundles)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(_TEMPLATE).render(
+    write_page(
+        path,
         title=title,
         lead=lead,
         tiles=_tiles(result, shown),
@@ -74,7 +41,6 @@ def write_report(
         version=result.harmony_version,
         words=_WORDS,
     )
-    write_atomically(path, page.encode())
 
 
 def _ms(seconds: float | None) -> str:
@@ -100,11 +66,7 @@ def _tiles(result: BenchResult, curves: Mapping[str, MethodCurves]) -> list[Tile
     return [*tiles, Tile(f"{peak / 1e6:.0f} MB", "peak memory of a device process")]
 
 
-def _section(title: str, text: str, figures_: Sequence[Figure], tables: Sequence[Table]) -> dict[str, Any]:
-    return {"title": title, "text": text, "figures": figures_, "tables": tables}
-
-
-def _accuracy(curves: Mapping[str, MethodCurves]) -> dict[str, Any]:
+def _accuracy(curves: Mapping[str, MethodCurves]) -> Section:
     count = len(next(iter(curves.values())).clients)
     plots = []
     if any(len(method.rhos) > 1 for method in curves.values()):
@@ -126,7 +88,7 @@ def _accuracy(curves: Mapping[str, MethodCurves]) -> dict[str, Any]:
         )
     )
     text = "ρ is the number of images of classes that a device does not hold, for each image of a class that it holds."
-    return _section("Accuracy", text, plots, [_accuracy_table(curves)])
+    return Section("Accuracy", text, plots, [_accuracy_table(curves)])
 
 
 def _accuracy_table(curves: Mapping[str, MethodCurves]) -> Table:
@@ -142,7 +104,7 @@ def _accuracy_table(curves: Mapping[str, MethodCurves]) -> Table:
     return Table("Mean accuracy over clients (%)", ["method", "ρ", *figures.PARTS.values()], rows)
 
 
-def _answers(result: BenchResult) -> dict[str, Any]:
+def _answers(result: BenchResult) -> Section:
     rho = result.bundles[0].hardest.rho
     plots = [
         Figure(
@@ -158,7 +120,7 @@ def _answers(result: BenchResult) -> dict[str, Any]:
         "feature. Links are virtual: each adds its round trip and the time of its bytes to what was measured here."
     )
     tables = [_devices_table(result, rho), _links_table(result), _timing_table(result)]
-    return _section("Where answers come from, and what they cost", text, plots, tables)
+    return Section("Where answers come from, and what they cost", text, plots, tables)
 
 
 def _devices_table(result: BenchResult, rho: float) -> Table:
@@ -227,7 +189,7 @@ def _timing_table(result: BenchResult) -> Table:
     return Table("Measured on this host (ms, wall clock; CPU: the thread's own time)", columns, rows)
 
 
-def _bytes(result: BenchResult) -> dict[str, Any]:
+def _bytes(result: BenchResult) -> Section:
     bundles = _first_engine(result)
     requests = [one.wire.request.median for one in bundles if one.wire.request]
     answers = [one.wire.answer.median for one in bundles if one.wire.answer]
@@ -257,12 +219,12 @@ def _bytes(result: BenchResult) -> dict[str, Any]:
         ]
         for one in result.bundles
     ]
-    return _section(
+    return Section(
         "Bytes and memory", "", plots, [Table("Device processes, each over its whole stream", columns, rows)]
     )
 
 
-def _speed(result: BenchResult) -> dict[str, Any]:
+def _speed(result: BenchResult) -> Section:
     rows = [
         [
             bar.name,
@@ -272,7 +234,7 @@ def _speed(result: BenchResult) -> dict[str, Any]:
         ]
         for bar in result.speed
     ]
-    return _section(
+    return Section(
         "Against its limits", "", [], [Table("Measured beside the limit", ["what", "measured", "limit", ""], rows)]
     )
 

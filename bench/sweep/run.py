@@ -1,0 +1,210 @@
+"""The whole sweep, step by step. What a step found is kept beside the result until that is written: a sweep that was
+interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+from safetensors.numpy import save_file
+
+from harmony.bench.devices import find_device
+from harmony.bench.host import Watch, cpu_name
+from harmony.bench.job import IMAGES
+from harmony.bench.links import find_link
+from harmony.bench.plan import Plan, Target, make_plan
+from harmony.bench.reference import make_references
+from harmony.bench.results import BenchSettings
+from harmony.bench.sweep.calibrate import Runtime, calibrate, runtime_of
+from harmony.bench.sweep.clouds import cloud_cost
+from harmony.bench.sweep.schema import Calibration, CloudCost, SweepResult, SweepSettings, Unit
+from harmony.bench.sweep.unit import Task, measure_unit
+from harmony.core.bundle import EngineName, open_cloud_bundle
+from harmony.core.errors import ConfigError, ContractMismatch
+from harmony.core.sealed import digest_of
+from harmony.core.spec import Frozen
+from harmony.core.storage import write_atomically
+
+KeptT = TypeVar("KeptT", bound=Frozen)
+
+
+class SweepEvent(Frozen):
+    """Progress: `done` of `total` steps are behind; `step` of `subject` comes next; kept: it was found from before."""
+
+    step: Literal["reference", "calibration", "cloud", "unit", "end"]
+    subject: str
+    done: int
+    total: int
+
+
+OnEvent = Callable[[SweepEvent], None]
+
+
+def sweep(settings: SweepSettings, keep: Path, on_event: OnEvent = lambda event: None) -> SweepResult:
+    """Measure every unit once. keep: a folder for what is finished; whoever saves the result removes it.
+
+    Every named error of bundles, data and service can come out of it, before the first measurement where possible.
+    """
+    devices, links = tuple(map(find_device, settings.devices)), tuple(map(find_link, settings.links))
+    clouds = clouds_by_run(settings.clouds)
+    plan, watch = _plan(settings, clouds), Watch()
+    started = time.perf_counter()
+    with TemporaryDirectory(prefix="harmony-sweep-") as scratch:
+        work = _Work(settings, plan, clouds, keep, Path(scratch), on_event)
+        calibrations, costs, units = work.calibrations(), work.clouds(), tuple(work.units())
+    on_event(SweepEvent(step="end", subject="", done=work.total, total=work.total))
+    return SweepResult(
+        harmony_version=version("harmony-sfl"),
+        tier="virtual-time",
+        settings=settings,
+        host=watch.host(),
+        seconds=time.perf_counter() - started,
+        devices=devices,
+        links=links,
+        calibrations=tuple(calibrations.values()),
+        clouds=costs,
+        units=units,
+    )
+
+
+def clouds_by_run(folders: Sequence[Path]) -> dict[str, Path]:
+    """Cloud bundles by the hash of the checkpoint that they were exported from."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        manifest = open_cloud_bundle(folder)
+        found[manifest.checkpoint or manifest.run] = folder
+    return found
+
+
+def _plan(settings: SweepSettings, clouds: dict[str, Path]) -> Plan:
+    plan = make_plan(
+        BenchSettings(
+            bundles=settings.bundles,
+            data=settings.data,
+            data_dir=settings.data_dir,
+            rhos=settings.rhos,
+            limit=settings.limit,
+            seed=settings.seed,
+        ),
+        every_engine=False,
+    )
+    for target in plan.targets:
+        key = target.manifest.checkpoint or target.manifest.run
+        if clouds and key not in clouds:
+            raise ContractMismatch(
+                f"its back end is not among the cloud bundles ({', '.join(map(str, clouds.values()))})",
+                where=target.folder, mend="give its --cloud too, or none",
+            )  # fmt: skip
+        if not set(settings.engines) & set(target.manifest.engines):
+            raise ConfigError(
+                f"has no files for {', '.join(settings.engines)}", where=target.folder,
+                mend=f"use --engine {','.join(target.manifest.engines)}",
+            )  # fmt: skip
+    return plan
+
+
+class _Work:
+    """The steps, their progress, and what is kept of them."""
+
+    def __init__(
+        self,
+        settings: SweepSettings,
+        plan: Plan,
+        clouds: dict[str, Path],
+        keep: Path,
+        scratch: Path,
+        on_event: OnEvent,
+    ) -> None:
+        self._settings, self._plan, self._clouds = settings, plan, clouds
+        self._keep, self._scratch, self._on_event = keep, scratch, on_event
+        self._runtimes = {engine: runtime_of(engine) for engine in settings.engines}
+        self._tasks = [
+            (target, engine)
+            for target in plan.targets
+            for engine in settings.engines
+            if engine in target.manifest.engines
+        ]
+        self._done, self.total = 0, 1 + len(settings.engines) + len(clouds) + len(self._tasks)
+        self._costs: dict[str, CloudCost] = {}
+        self._host = cpu_name(Path("/proc/cpuinfo"))
+        keep.mkdir(parents=True, exist_ok=True)
+
+    def calibrations(self) -> dict[EngineName, Calibration]:
+        """One for each engine."""
+        self._tell("reference", "MobileNets, made once")
+        make_references(self._settings.engines)
+        found = {}
+        for engine, runtime in self._runtimes.items():
+            self._tell("calibration", engine)
+            found[engine] = self._once(
+                Calibration,
+                ("calibration", engine, runtime),
+                lambda e=engine, r=runtime: calibrate(e, r, self._scratch),
+            )
+        return found
+
+    def clouds(self) -> dict[str, CloudCost]:
+        """One for each run that has a back end, by the run's name."""
+        for key, folder in self._clouds.items():
+            self._tell("cloud", str(folder))
+            target = next(one for one in self._plan.targets if _key(one) == key)
+            self._costs[key] = self._once(
+                CloudCost, ("cloud", digest_of(folder)), lambda f=folder, t=target: cloud_cost(f, t)
+            )
+        return {
+            target.manifest.run: self._costs[_key(target)]
+            for target in self._plan.targets
+            if _key(target) in self._costs
+        }
+
+    def units(self) -> Iterator[Unit]:
+        """Every bundle under every engine that it has files for."""
+        for target, engine in self._tasks:
+            self._tell("unit", f"{target.name} {engine}")
+            yield self._once(Unit, self._identity(target, engine), lambda t=target, e=engine: self._measure(t, e))
+
+    def _measure(self, target: Target, engine: EngineName) -> Unit:
+        work = self._scratch / "unit"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        images, key = work / "images.safetensors", _key(target)
+        save_file({IMAGES: target.images}, images)
+        runtime: Runtime = self._runtimes[engine]
+        task = Task(target, engine, runtime, images, self._clouds.get(key), self._costs.get(key))
+        return measure_unit(task, self._settings, work)
+
+    def _identity(self, target: Target, engine: EngineName) -> tuple[str, ...]:
+        chosen = self._settings.model_dump_json(
+            exclude={"bundles", "clouds", "engines", "devices", "links", "data_dir"}
+        )
+        cloud = self._clouds.get(_key(target))
+        return ("unit", digest_of(target.folder), target.name, engine, self._runtimes[engine], chosen,
+                "" if cloud is None else digest_of(cloud))  # fmt: skip
+
+    def _once(self, kind: type[KeptT], identity: tuple[str, ...], measure: Callable[[], KeptT]) -> KeptT:
+        """What an earlier sweep kept of just this on this host, or a new measurement, kept at once."""
+        text = json.dumps([version("harmony-sfl"), self._host, *identity])
+        path = self._keep / f"{identity[0]}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+        try:
+            return kind.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            found = measure()
+        write_atomically(path, found.model_dump_json().encode())
+        return found
+
+    def _tell(self, step: Literal["reference", "calibration", "cloud", "unit"], subject: str) -> None:
+        self._on_event(SweepEvent(step=step, subject=subject, done=self._done, total=self.total))
+        self._done += 1
+
+
+def _key(target: Target) -> str:
+    return target.manifest.checkpoint or target.manifest.run
