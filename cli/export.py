@@ -14,6 +14,7 @@ from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from harmony.export.report import ExportReport, Format, OnEvent
+    from harmony.export.training import Trainable
 
 
 def export(
@@ -33,6 +34,9 @@ def export(
     tar: Annotated[
         bool, typer.Option("--tar", help="DIR/client-KKK.tar and DIR/cloud.tar instead of folders.")
     ] = False,
+    trainable: Annotated[
+        str, typer.Option(metavar="none|head|front-end", help="What devices may personalise; see harmony personalize.")
+    ] = "head",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
     """Export a run's front ends and back end, each checked against PyTorch on real test images.
@@ -41,6 +45,7 @@ def export(
     harmony export runs/first --out bundles/                            every client, ONNX and ExecuTorch, and the cloud
     harmony export runs/first --out bundles/ --client 3 --format onnx   one device, ONNX alone
     harmony export runs/first --out bundles/ --tar --sign release.key   one signed file a device, always the same bytes
+    harmony export runs/first --out bundles/ --trainable front-end      the device may learn all of it, not heads alone
     harmony export runs/first --out bundles/ --json                     sizes, parity errors and times, for scripts
 
     Interrupted? Run it again: bundles that are whole are kept.
@@ -61,6 +66,7 @@ def export(
             noise=noise,
             keys=keys,
             tar=tar,
+            trainable=cast("Trainable", trainable),
             on_event=on_event,
         )
     _print(reports, as_json=as_json)

@@ -40,6 +40,7 @@ from harmony.export.parity import (
     run_onnx,
 )
 from harmony.export.report import EngineReport, ExportReport, Format
+from harmony.export.training import Programs
 
 TOLERANCE = Tolerance()
 ENGINE_OF: Mapping[Format, EngineName] = {"onnx": "onnxruntime", "executorch": "executorch"}
@@ -66,9 +67,10 @@ def write_client(
     place: Path,
     *,
     keys: Sequence[SecretKey] = (),
+    learning: Programs | None = None,
 ) -> ExportReport:
     """The device bundle of one client at `place`, a .tar if its name says so. images: (n, C, H, W), scaled; keys: who
-    signs it. ParityFailed, RunExists.
+    signs it; learning: what the device may learn with. ParityFailed, RunExists.
     """
     started = time.perf_counter()
     path = source.folder / client_file(client.index)
@@ -77,7 +79,10 @@ def write_client(
     with _writing(place) as draft:
         engines = [_add_engine(draft, network, one, vectors, who=f"client {client.index}") for one in blueprints]
         write_vectors(draft / VECTORS, vectors)
-        seal(draft, _device_manifest(source, client, blueprints, parameters(network)), keys)
+        for name, program in (learning.files if learning else {}).items():
+            (draft / name).write_bytes(program)
+        manifest = _device_manifest(source, client, blueprints, parameters(network))
+        seal(draft, manifest.model_copy(update={"training": learning.training if learning else None}), keys)
     return ExportReport(
         bundle=place, client=client.index, architecture=str(client.architecture), parameters=parameters(network),
         engines=tuple(engines), kept=False, seconds=time.perf_counter() - started,
@@ -161,6 +166,7 @@ def _device_manifest(
         feature=origin.feature,
         classes=client.classes,
         exits=client.exits,
+        held_out=client.held_out,
         gate=shape_of(client).gate,
         fallback=Fallback(),
         engines={ENGINE_OF[one.format]: dict(FILES[one.format]) for one in blueprints},

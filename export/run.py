@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from harmony.export.bundles import ENGINE_OF, Source, write_client, write_cloud
 from harmony.export.lowering import Blueprint, blueprints, tasks_of
 from harmony.export.networks import Shape, shape_of
 from harmony.export.report import ExportReport, Format, OnEvent
+from harmony.export.training import TRAINABLE, Federation, Programs, Trainable, training_files, training_programs
 
 VECTORS_PER_BUNDLE = 8
 FORMATS: tuple[Format, ...] = ("onnx", "executorch")
@@ -37,12 +38,14 @@ def export_run(
     noise: bool = False,
     keys: Sequence[SecretKey] = (),
     tar: bool = False,
+    trainable: Trainable = "head",
     on_event: OnEvent | None = None,
 ) -> list[ExportReport]:
     """Export `run` (a run folder, or a checkpoint itself) to OUT/client-KKK and OUT/cloud.
 
     clients: which ones, all by default. keys: each signs every bundle. tar: OUT/client-KKK.tar and OUT/cloud.tar
-    instead of folders. jobs: processes that lower networks; more than 1 spawns, so a script needs its
+    instead of folders. trainable: what devices may make personal (see `harmony.export.training`); that needs the ONNX
+    files, so without them nothing is. jobs: processes that lower networks; more than 1 spawns, so a script needs its
     `if __name__ == "__main__"`. Parity is checked on test images of the run's data (found as in training, or in
     data_dir); on seeded noise if asked.
 
@@ -54,7 +57,7 @@ def export_run(
     source = _open(run)
     chosen = _choose(source, clients)
     formats = _check_formats(formats)
-    job = _Job(source, formats, out, jobs, tuple(keys), tar)
+    job = _Job(source, formats, out, jobs, tuple(keys), tar, _check_trainable(trainable, formats))
     kept = {client.index: _kept(job, client.index) for client in chosen}
     kept_cloud = _kept_cloud(job)
     todo = [client for client in chosen if kept[client.index] is None]
@@ -107,6 +110,7 @@ class _Job(NamedTuple):
     jobs: int
     keys: tuple[SecretKey, ...]
     tar: bool
+    trainable: Trainable
 
     def place(self, name: str) -> Path:
         return self.out / (f"{name}{TAR}" if self.tar else name)
@@ -127,12 +131,22 @@ def _write_clients(
         ready.setdefault(shape, {})[format_] = blueprint
         if len(ready[shape]) < len(job.formats):
             continue
+        learning = _learning(job, shape, ready[shape])
         for client in [client for client in todo if shape_of(client) == shape]:
             ordered = [ready[shape][one] for one in job.formats]
             place = job.place_of(client.index)
-            written.append(write_client(job.source, client, ordered, images, place, keys=job.keys))
+            written.append(write_client(job.source, client, ordered, images, place, keys=job.keys, learning=learning))
             report(f"client {client.index}")
     return written
+
+
+def _learning(job: _Job, shape: Shape, ready: Mapping[Format, Blueprint]) -> Programs | None:
+    if job.trainable == "none":
+        return None
+    manifest = job.source.manifest
+    federation = Federation(manifest.image, manifest.feature, len(manifest.clients[0].classes.names))
+    engines = [ENGINE_OF[one] for one in job.formats]
+    return training_programs(federation, shape, ready["onnx"].template, engines, job.trainable)
 
 
 def _open(run: Path) -> Source:
@@ -168,6 +182,16 @@ def _check_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
     return tuple(one for one in FORMATS if one in formats)  # in one order, so that the manifest is always the same
 
 
+def _check_trainable(trainable: Trainable, formats: Sequence[Format]) -> Trainable:
+    if trainable not in TRAINABLE:
+        raise ConfigError(f"'{trainable}' is nothing to train", where="--trainable", mend=", ".join(TRAINABLE))
+    if "onnx" in formats:
+        return trainable
+    if trainable == "front-end":
+        raise ConfigError("a front end is trained in ONNX Runtime", where="--trainable", mend="add onnx to --format")
+    return "none"
+
+
 def _kept(job: _Job, index: int) -> ExportReport | None:
     """The report of a bundle that need not be written again; None if there is nothing; RunExists for anything else."""
     place = job.place_of(index)
@@ -180,6 +204,11 @@ def _kept(job: _Job, index: int) -> ExportReport | None:
     _require_same(place, manifest.checkpoint, job)
     if (manifest.client, set(manifest.engines)) != (index, {ENGINE_OF[one] for one in job.formats}):
         raise _foreign(place, f"holds client {manifest.client} for {', '.join(sorted(manifest.engines))}")
+    learning = set(manifest.training.files.values()) if manifest.training else set()
+    if learning != training_files(job.trainable, [ENGINE_OF[one] for one in job.formats]):
+        raise _foreign(place, f"was not exported with --trainable {job.trainable}")
+    if manifest.personal is not None:
+        raise _foreign(place, "was made personal since it was exported")
     architecture = str(manifest.architecture)
     return ExportReport(place, index, architecture, manifest.parameters, (), kept=True, seconds=0)
 

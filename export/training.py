@@ -49,6 +49,12 @@ class Programs(NamedTuple):
     training: Training
 
 
+def training_files(what: Trainable, engines: Sequence[StepEngine]) -> set[str]:
+    """Names of the files that `training_programs` gives."""
+    heads = set() if what == "none" else {HEAD_FILES[engine] for engine in engines}
+    return heads | ({FRONT_END_FILE} if what == "front-end" else set())
+
+
 @lru_cache(maxsize=32)
 def _front_end_step(federation: Federation, shape: Shape, parts: tuple[tuple[str, Part], ...]) -> bytes:
     """The whole of a front end but its gates; its heads have a row for every class."""
