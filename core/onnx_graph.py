@@ -51,7 +51,7 @@ def operators(program: bytes, where: Path) -> dict[str, int]:
 
 
 def _operators(message: memoryview, kind: str) -> Iterator[str]:
-    for number, _, value in _fields(message):
+    for number, _, value in fields(message):
         if isinstance(value, int):
             continue
         if kind == "Node" and number == _NODE_OPERATOR:
@@ -64,7 +64,7 @@ def _check(message: memoryview, kind: str, where: Path, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise ArtifactCorrupt(f"nests graphs more than {_MAX_DEPTH} deep", where=where)
     operator, domains = b"?", []
-    for number, wire_type, value in _fields(message):
+    for number, wire_type, value in fields(message):
         if kind == "Tensor" and (
             number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value == _EXTERNAL)
         ):
@@ -83,8 +83,9 @@ def _check(message: memoryview, kind: str, where: Path, depth: int) -> None:
             raise ArtifactCorrupt(f"uses the non-standard operator {name[:100]}", where=where)
 
 
-def _fields(message: memoryview) -> Iterator[Field]:
-    """(number, wire type, value) of every field. IndexError or ValueError if the message ends early or is malformed."""
+def fields(message: memoryview) -> Iterator[Field]:
+    """(number, wire type, value) of every field of a message. IndexError or ValueError if it ends early or is malformed.
+    """
     position, end = 0, len(message)
     while position < end:
         tag, position = _varint(message, position)
