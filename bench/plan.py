@@ -74,9 +74,13 @@ def _data(manifest: DeviceManifest, settings: BenchSettings) -> str:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names, or whole paths where two bundles share a name."""
-    short = [folder.resolve().name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    """The shortest ends of the paths that tell all bundles apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts))):
+        short = ["/".join(one[-length:]) for one in parts]
+        if len(set(short)) == len(short):
+            return short
+    return [str(folder) for folder in folders]
 
 
 def _check_engines(folder: Path, manifest: DeviceManifest, settings: BenchSettings) -> None:

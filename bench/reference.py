@@ -1,8 +1,8 @@
 """The reference model as a device bundle: MobileNetV1 at 224 × 224 and its successors, run by the same engines as ours.
 
 Latency does not depend on weights, so they are random (from a fixed seed) and nothing is downloaded: the bundles are
-made once, in the cache folder, and found there by the hash of what they are made from. Exit 1 of such a bundle is the whole
-net; exit 2 is a stub that nobody times.
+made once, in the cache folder, and found there by the hash of what they are made from. Exit 1 of such a bundle is the
+whole net; exit 2 is a stub that nobody times.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _EXPORTERS = ("torch", "onnx", "onnxscript", "executorch")
 
 
 def reference_bundle(model: ModelName, engine: EngineName) -> Path:
-    """The folder of the bundle, made now if need be (some ten seconds, once). EngineUnavailable without the exporters."""
+    """The folder of the bundle, made now if need be (some ten seconds, once).
+
+    EngineUnavailable without the exporters.
+    """
     folder = cache_dir() / "reference" / _recipe() / f"{model}-{engine}"
     if folder.is_dir():
         return folder

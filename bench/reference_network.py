@@ -34,7 +34,8 @@ class ReferenceNetwork(nn.Module):
 
     def lower(self, image: Tensor) -> Tensor:
         """(n, 3, 224, 224) → (n, C, 1, 1); the form of the mean that XNNPACK delegates."""
-        return self.body(image).mean((2, 3), keepdim=True)
+        out: Tensor = self.body(image).mean((2, 3), keepdim=True)
+        return out
 
 
 class _HardSigmoid(nn.Module):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from harmony.cli import bench_train
+from harmony.cli import bench_sweep, bench_train
 from harmony.cli.extras import require
 
+SettingsT = TypeVar("SettingsT")
 if TYPE_CHECKING:
     from harmony.bench.results import BenchResult, BenchSettings
     from harmony.bench.runner import BenchEvent
@@ -35,10 +36,14 @@ app = typer.Typer(
     \b
     harmony bench bundles/client-* --cloud bundles/cloud       latency, accuracy, bytes, memory, and a report
     harmony bench bundles --help                               all its options; the word bundles may be left out
+    harmony bench sweep bundles/                               every threshold, engine, device and link; see advise
+    harmony bench report runs/after --compare runs/before      a page about two sweeps
     harmony bench train                                        client-batches per CPU-second
     """,
 )
 app.command("train")(bench_train.train)
+app.command("sweep")(bench_sweep.sweep)
+app.command("report")(bench_sweep.report)
 
 
 @app.command("bundles")
@@ -90,7 +95,7 @@ def bench(
         key=key,
         data=data,
         data_dir=data_dir,
-        rhos=_numbers(rho, "--rho"),
+        rhos=numbers(rho, "--rho"),
         rounds=rounds,
         links=tuple(_words(links)),
         engines=tuple(_words(engine)),
@@ -111,13 +116,19 @@ def bench(
 
 
 def _settings(**fields: Any) -> BenchSettings:
+    from harmony.bench.results import BenchSettings
+
+    return validated(BenchSettings, fields)
+
+
+def validated(kind: type[SettingsT], fields: dict[str, Any]) -> SettingsT:
+    """Settings of a bench; ConfigError names the first field that cannot be meant."""
     from pydantic import ValidationError
 
-    from harmony.bench.results import BenchSettings
     from harmony.core.errors import ConfigError
 
     try:
-        return BenchSettings(**fields)
+        return kind(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or None
@@ -129,7 +140,8 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _numbers(text: str, option: str) -> tuple[float, ...]:
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers with commas between them; ConfigError, naming the option, for anything else."""
     from harmony.core.errors import ConfigError
 
     try:

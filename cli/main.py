@@ -8,6 +8,7 @@ import sys
 import typer
 
 from harmony.cli import (
+    advise,
     bench,
     bundle,
     data,
@@ -52,6 +53,8 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
   harmony native build --out phone/             the device without Python: harmony-run, libharmony.so
   harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
+  harmony bench sweep bundles/                  every threshold, engine, phone and link, from one measurement
+  harmony advise runs/sweep --device pixel-3a   what to put on a phone within a budget, and why
   harmony bench train                           how fast training is, beside a plain loop over the clients
 
 \b
@@ -86,6 +89,7 @@ app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
 app.add_typer(native.app, name="native")
 app.add_typer(bench.app, name="bench")
+app.command("advise")(advise.advise)
 app.command("experiment")(experiment.experiment)
 app.command("figures")(figures.figures)
 

@@ -35,7 +35,7 @@ def runtime_of(engine: EngineName) -> Runtime:
 def calibrate(engine: EngineName, runtime: Runtime, work: Path) -> Calibration:
     """Time the published models in a process of its own; some seconds. work: a folder for files."""
     order, out = work / "models.json", work / "times.json"
-    bundles = {name: reference_bundle(name, engine) for name in MODELS}
+    bundles: dict[str, Path] = {name: reference_bundle(name, engine) for name in MODELS}
     order.write_text(Models(runtime=runtime, bundles=bundles, rounds=ROUNDS).model_dump_json())
     run_module("harmony.bench.sweep.probe", ["models", str(order), str(out)], where=f"calibration of {engine}")
     return to_calibration(engine, runtime, ModelTimes.model_validate_json(out.read_bytes()))

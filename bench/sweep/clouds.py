@@ -24,13 +24,15 @@ def cloud_cost(cloud: Path, target: Target, requests: int = REQUESTS) -> CloudCo
     none either.
     """
     features = list(read_vectors(target.folder / VECTORS)["feature"])
-    with running_service(cloud) as service:
-        with FallbackClient(service.url, service.key, manifest=target.manifest, deadline_s=30) as client:
-            for index in range(WARM_UP):
-                client.ask(features[index % len(features)])
-            before = _cpu_s(service.pid)
-            answers = [client.ask(features[index % len(features)]) for index in range(requests)]
-            spent = _cpu_s(service.pid) - before
+    with (
+        running_service(cloud) as service,
+        FallbackClient(service.url, service.key, manifest=target.manifest, deadline_s=30) as client,
+    ):
+        for index in range(WARM_UP):
+            client.ask(features[index % len(features)])
+        before = _cpu_s(service.pid)
+        answers = [client.ask(features[index % len(features)]) for index in range(requests)]
+        spent = _cpu_s(service.pid) - before
     frames = [len(encode(features[index % len(features)], target.manifest.fallback.codec)) for index in range(requests)]
     return CloudCost(
         server_s=spent / requests,
@@ -47,4 +49,5 @@ def _rounded(sizes: Sequence[int]) -> int:
 def _cpu_s(pid: int) -> float:
     """User and system time of a process and its children, in the clock ticks that the system counts."""
     root = psutil.Process(pid)
-    return sum(one.cpu_times().user + one.cpu_times().system for one in (root, *root.children(recursive=True)))
+    times = [one.cpu_times() for one in (root, *root.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))

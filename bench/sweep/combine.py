@@ -12,7 +12,8 @@ figure was measured with another engine or precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -38,6 +39,9 @@ class Latency(Frozen):
     """Over all images of a mix. *_low, *_high: between these the truth is to be expected. Nearest-rank percentiles."""
 
     min_s: Seconds
+    mean_s: Seconds
+    mean_low_s: Seconds
+    mean_high_s: Seconds
     median_s: Seconds
     median_low_s: Seconds
     median_high_s: Seconds
@@ -117,17 +121,34 @@ class Combiner:
         self._costs = {one.path: np.asarray(one.samples) for one in costs.paths}
         self._host = {one.path: one.host_s.median if one.host_s else 0.0 for one in costs.paths}
         self._calibration = result.calibration(unit)
-        self._cloud = result.clouds.get(unit.run)
+        self._cloud = None if unit.cloud is None else result.clouds[unit.cloud]
 
     def latency(self, point: Point, mix: MixResult, device: Device, link: Link | None) -> Latency:
         """Of one rule at one ρ. link: None for rules that never ask the cloud."""
-        bounds = bounds_of(self._calibration, device, self.unit.precision)
         shares = (mix.exit1, mix.exit2, mix.cloud)
-        middle, low, high = (
-            _mixture(self._parts(point, device, link, factor), shares) for factor in (1.0, bounds.low, bounds.high)
-        )
+        return self._mixed(lambda factor: _Mixture(self._parts(point, device, link, factor), shares), device)
+
+    def by_path(self, device: Device, links: Sequence[Link]) -> dict[str, Latency]:
+        """Of an answer by exit 1, by exit 2, and by the cloud over each link, if there is a cloud."""
+        found = {
+            name: self._mixed(partial(self._alone, device, None, place), device)
+            for place, name in enumerate(("exit 1", "exit 2"))
+        }
+        for link in links if self._cloud else ():
+            found[f"cloud, {link.name}"] = self._mixed(partial(self._alone, device, link, 2), device)
+        return found
+
+    def _alone(self, device: Device, link: Link | None, place: int, factor: float) -> _Mixture:
+        return _Mixture([self._parts(None, device, link, factor)[place]], [1.0])
+
+    def _mixed(self, make: Callable[[float], _Mixture], device: Device) -> Latency:
+        bounds = bounds_of(self._calibration, device, self.unit.precision)
+        middle, low, high = make(1.0), make(bounds.low), make(bounds.high)
         return Latency(
             min_s=middle.at(0),
+            mean_s=middle.mean,
+            mean_low_s=low.mean,
+            mean_high_s=high.mean,
             median_s=middle.at(0.5),
             median_low_s=low.at(0.5),
             median_high_s=high.at(0.5),
@@ -137,13 +158,15 @@ class Combiner:
             p99_s=middle.at(0.99),
         )
 
-    def _parts(self, point: Point, device: Device, link: Link | None, factor: float) -> tuple[Values, Values, Values]:
-        """Seconds by exit 1, exit 2 and the cloud."""
+    def _parts(
+        self, point: Point | None, device: Device, link: Link | None, factor: float
+    ) -> tuple[Values, Values, Values]:
+        """Seconds by exit 1, exit 2 and the cloud (exit 2 again without a link). point: None for a feature's way."""
         reference_s = factor * device.reference.ms / 1000
         exit1, exit2, send = (self._costs[name] * reference_s for name in ("exit1", "exit2", "send"))
         if link is None or self._cloud is None:
             return exit1, exit2, exit2
-        if point.rule.strategy == "cloud-image":
+        if point is not None and point.rule.strategy == "cloud-image":
             image = self._image_s(link)
             return exit1, exit2, np.full(1, image)
         return exit1, exit2, send + self._exchange_s(link)
@@ -204,14 +227,15 @@ def _mean_macs(unit: Unit, mix: MixResult) -> float | None:
     return None if unit.macs is None else mix.exit1 * unit.macs[0] + (1 - mix.exit1) * unit.macs[1]
 
 
-class _mixture:  # noqa: N801  (reads as the function that it is)
-    """Quantiles of values that are drawn from several sets of equally likely ones."""
+class _Mixture:
+    """Quantiles and mean of values that are drawn from several sets of equally likely ones."""
 
     def __init__(self, parts: Sequence[Values], shares: Sequence[float]) -> None:
         kept = [(part, share) for part, share in zip(parts, shares, strict=True) if share > 0]
         values = np.concatenate([part for part, _ in kept])
         weights = np.concatenate([np.full(len(part), share / len(part)) for part, share in kept])
         order = np.argsort(values, kind="stable")
+        self.mean = float(np.average(values, weights=weights))
         self._values, self._passed = values[order], np.cumsum(weights[order])
 
     def at(self, share: float) -> float:

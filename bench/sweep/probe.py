@@ -150,7 +150,8 @@ def _cloud(features: Floats, back_end: Path, manifest: DeviceManifest) -> NDArra
     session = one_thread_session(back_end / open_cloud_bundle(back_end).program)
     parts = [features[start : start + _BATCH] for start in range(0, len(features), _BATCH)]
     tokens = [session.run(None, {"feature": part})[0].argmax(1) for part in parts]
-    return manifest.classes.label_of_token[np.concatenate(tokens)]
+    labels: NDArray[np.int64] = manifest.classes.label_of_token[np.concatenate(tokens)]
+    return labels
 
 
 def time_models(order: Models) -> ModelTimes:

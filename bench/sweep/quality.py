@@ -47,7 +47,7 @@ def points(judged: Judged, budgets: Sequence[float]) -> tuple[Point, ...]:
 def choosing_half(is_id: Mask) -> Mask:
     """Every second image of the own classes, and every second of the others, in the stream's order."""
     place = np.where(is_id, np.cumsum(is_id), np.cumsum(~is_id))
-    return place % 2 == 1
+    return np.asarray(place % 2 == 1, np.bool_)
 
 
 def rules(judged: Judged, budgets: Sequence[float], choosing: Mask) -> list[Rule]:
@@ -72,7 +72,7 @@ def rules(judged: Judged, budgets: Sequence[float], choosing: Mask) -> list[Rule
             strategy="fallback",
             budget=budget,
             threshold1=shipped1,
-            threshold2=min(_NEVER, conformal_threshold(sure.astype(np.float64), budget)),
+            threshold2=min(_NEVER, conformal_threshold(sure.astype(np.float32), budget)),
         )
         for budget in budgets
     ]
@@ -101,7 +101,10 @@ def answers(judged: Judged, rule: Rule) -> Answers:
 
 
 def _passes(values: NDArray[Any], threshold: float | None, otherwise: bool) -> Mask:
-    return np.full(len(values), otherwise) if threshold is None else values >= np.float32(threshold)
+    if threshold is None:
+        return np.full(len(values), otherwise)
+    passes: Mask = values >= np.float32(threshold)
+    return passes
 
 
 def _mixes(judged: Judged, rule: Rule, half: Mask) -> tuple[MixResult, ...]:

@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,7 @@ from harmony.bench.results import BenchSettings
 from harmony.bench.sweep.calibrate import Runtime, calibrate, runtime_of
 from harmony.bench.sweep.clouds import cloud_cost
 from harmony.bench.sweep.schema import Calibration, CloudCost, SweepResult, SweepSettings, Unit
-from harmony.bench.sweep.unit import Task, measure_unit
+from harmony.bench.sweep.unit import Task, key_of, measure_unit
 from harmony.core.bundle import EngineName, open_cloud_bundle
 from harmony.core.errors import ConfigError, ContractMismatch
 from harmony.core.sealed import digest_of
@@ -59,7 +60,7 @@ def sweep(settings: SweepSettings, keep: Path, on_event: OnEvent = lambda event:
     plan, watch = _plan(settings, clouds), Watch()
     started = time.perf_counter()
     with TemporaryDirectory(prefix="harmony-sweep-") as scratch:
-        work = _Work(settings, plan, clouds, keep, Path(scratch), on_event)
+        work = _Work(settings, plan, clouds, keep=keep, scratch=Path(scratch), on_event=on_event)
         calibrations, costs, units = work.calibrations(), work.clouds(), tuple(work.units())
     on_event(SweepEvent(step="end", subject="", done=work.total, total=work.total))
     return SweepResult(
@@ -81,7 +82,7 @@ def clouds_by_run(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         manifest = open_cloud_bundle(folder)
-        found[manifest.checkpoint or manifest.run] = folder
+        found[(manifest.checkpoint or manifest.run)[:16]] = folder
     return found
 
 
@@ -98,8 +99,7 @@ def _plan(settings: SweepSettings, clouds: dict[str, Path]) -> Plan:
         every_engine=False,
     )
     for target in plan.targets:
-        key = target.manifest.checkpoint or target.manifest.run
-        if clouds and key not in clouds:
+        if clouds and key_of(target) not in clouds:
             raise ContractMismatch(
                 f"its back end is not among the cloud bundles ({', '.join(map(str, clouds.values()))})",
                 where=target.folder, mend="give its --cloud too, or none",
@@ -120,6 +120,7 @@ class _Work:
         settings: SweepSettings,
         plan: Plan,
         clouds: dict[str, Path],
+        *,
         keep: Path,
         scratch: Path,
         on_event: OnEvent,
@@ -148,35 +149,29 @@ class _Work:
             found[engine] = self._once(
                 Calibration,
                 ("calibration", engine, runtime),
-                lambda e=engine, r=runtime: calibrate(e, r, self._scratch),
+                partial(calibrate, engine, runtime, self._scratch),
             )
         return found
 
     def clouds(self) -> dict[str, CloudCost]:
-        """One for each run that has a back end, by the run's name."""
+        """One for each back end, by what its devices know it by."""
         for key, folder in self._clouds.items():
             self._tell("cloud", str(folder))
-            target = next(one for one in self._plan.targets if _key(one) == key)
-            self._costs[key] = self._once(
-                CloudCost, ("cloud", digest_of(folder)), lambda f=folder, t=target: cloud_cost(f, t)
-            )
-        return {
-            target.manifest.run: self._costs[_key(target)]
-            for target in self._plan.targets
-            if _key(target) in self._costs
-        }
+            target = next(one for one in self._plan.targets if key_of(one) == key)
+            self._costs[key] = self._once(CloudCost, ("cloud", digest_of(folder)), partial(cloud_cost, folder, target))
+        return self._costs
 
     def units(self) -> Iterator[Unit]:
         """Every bundle under every engine that it has files for."""
         for target, engine in self._tasks:
             self._tell("unit", f"{target.name} {engine}")
-            yield self._once(Unit, self._identity(target, engine), lambda t=target, e=engine: self._measure(t, e))
+            yield self._once(Unit, self._identity(target, engine), partial(self._measure, target, engine))
 
     def _measure(self, target: Target, engine: EngineName) -> Unit:
         work = self._scratch / "unit"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        images, key = work / "images.safetensors", _key(target)
+        images, key = work / "images.safetensors", key_of(target)
         save_file({IMAGES: target.images}, images)
         runtime: Runtime = self._runtimes[engine]
         task = Task(target, engine, runtime, images, self._clouds.get(key), self._costs.get(key))
@@ -186,13 +181,13 @@ class _Work:
         chosen = self._settings.model_dump_json(
             exclude={"bundles", "clouds", "engines", "devices", "links", "data_dir"}
         )
-        cloud = self._clouds.get(_key(target))
+        cloud = self._clouds.get(key_of(target))
         return ("unit", digest_of(target.folder), target.name, engine, self._runtimes[engine], chosen,
                 "" if cloud is None else digest_of(cloud))  # fmt: skip
 
     def _once(self, kind: type[KeptT], identity: tuple[str, ...], measure: Callable[[], KeptT]) -> KeptT:
         """What an earlier sweep kept of just this on this host, or a new measurement, kept at once."""
-        text = json.dumps([version("harmony-sfl"), self._host, *identity])
+        text = json.dumps([version("harmony-sfl"), SweepResult.VERSION, self._host, *identity])
         path = self._keep / f"{identity[0]}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
         try:
             return kind.model_validate_json(path.read_bytes())
@@ -204,7 +199,3 @@ class _Work:
     def _tell(self, step: Literal["reference", "calibration", "cloud", "unit"], subject: str) -> None:
         self._on_event(SweepEvent(step=step, subject=subject, done=self._done, total=self.total))
         self._done += 1
-
-
-def _key(target: Target) -> str:
-    return target.manifest.checkpoint or target.manifest.run

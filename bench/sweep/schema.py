@@ -119,7 +119,8 @@ class Unit(Frozen):
 
     runtime: what ran the engine's files; threads: of it; precision: read from the program; macs: multiply-accumulates
     until exit 1 and exit 2, None where no ONNX graph tells; first_cost: of opening the bundle and answering once, in
-    multiples of the reference; request_bytes, answer_bytes: HTTP bodies of one offload, headers apart.
+    multiples of the reference; request_bytes, answer_bytes: HTTP bodies of one offload, headers apart; cloud: the key
+    of its back end in `clouds`, None without one.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Unit(Frozen):
     image_bytes: Count
     request_bytes: Count
     answer_bytes: Count
+    cloud: str | None
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
 
     def regime(self, name: Regime) -> RegimeCosts | None:
@@ -241,6 +243,8 @@ class SweepResult(Versioned):
         for unit in self.units:
             if (unit.engine, unit.runtime) not in known:
                 raise ValueError(f"{unit.name} ran in {unit.runtime}, which was not calibrated")
+            if unit.cloud is not None and unit.cloud not in self.clouds:
+                raise ValueError(f"{unit.name} asks a cloud that is not among the clouds")
         return self
 
     def calibration(self, unit: Unit) -> Calibration:

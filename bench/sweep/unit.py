@@ -13,9 +13,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from harmony.bench.child import run_module
+from harmony.bench.devices import REFERENCE
 from harmony.bench.plan import Target
 from harmony.bench.reference import reference_bundle
-from harmony.bench.devices import REFERENCE
 from harmony.bench.results import Precision
 from harmony.bench.statistics import ratio, summarise
 from harmony.bench.stream import run_stream
@@ -42,6 +42,11 @@ class Task(NamedTuple):
     images: Path
     back_end: Path | None
     cloud: CloudCost | None
+
+
+def key_of(target: Target) -> str:
+    """What a bundle shares with its back end: the hash of the checkpoint that both were exported from."""
+    return (target.manifest.checkpoint or target.manifest.run)[:16]
 
 
 def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Unit:
@@ -73,6 +78,7 @@ def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Unit:
         image_bytes=int(target.images[0].nbytes),
         request_bytes=0 if cloud is None else cloud.envelope_bytes + frame,
         answer_bytes=0 if cloud is None else cloud.answer_bytes,
+        cloud=None if cloud is None else key_of(target),
         points=points(Judged(target, scores, settings.rhos, settings.seed), settings.budgets),
     )
 

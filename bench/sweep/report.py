@@ -1,0 +1,389 @@
+"""report.html of a sweep: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, median
+
+from harmony.bench.figures import ENGINE_NAMES, method_name, milliseconds
+from harmony.bench.page import Figure, Section, Table, Tile, write_page
+from harmony.bench.sweep import plots
+from harmony.bench.sweep.calibrate import spread
+from harmony.bench.sweep.combine import Case, Combiner, Latency, bounds_of, cases
+from harmony.bench.sweep.compare import compare
+from harmony.bench.sweep.schema import SweepResult, Unit
+from harmony.bench.text import percent
+
+WORDS = frozenset({
+    "until", "regime", "beyond noise",
+    "engine", "precision", "answer by", "source", "core", "rule", "method", "device", "link", "model",
+    "runtime", "date",
+})  # fmt: skip
+TIERS = {
+    "virtual-time": "virtual time (CPU time of this host × a calibrated factor)",
+    "arm-instructions": "Arm instructions (counted under emulation)",
+    "constrained": "real constraints",
+    "phone": "a real phone",
+}
+
+
+def write_report(path: Path, result: SweepResult, *, before: SweepResult | None = None) -> None:
+    """Write the page, whole or not at all. before: an earlier sweep of the same tier, whose changes come first."""
+    device, rho = result.devices[0], max(result.settings.rhos)
+    engine = result.units[0].engine
+    link = result.links[min(1, len(result.links) - 1)]
+    regime = result.units[0].costs[0].regime
+    shown = [one for one in cases(result, regime=regime) if one.engine == engine]
+    view = View(result, shown, device=device.name, link=link.name, rho=rho, regime=regime)
+    write_page(
+        path,
+        title="HARMONY sweep",
+        lead=_lead(result),
+        tiles=_tiles(view),
+        sections=[
+            *([] if before is None else [_changes(before, result)]),
+            _tradeoffs(view),
+            _bytes(view),
+            _rho(view),
+            _latency(view),
+            _memory(view),
+            _calibration(result),
+        ],
+        facts=_facts(result),
+        version=result.harmony_version,
+        words=WORDS,
+    )
+
+
+class View:
+    """The cases that the plots show: one engine and regime; a device, a link and a ρ where a plot has room for one."""
+
+    def __init__(
+        self, result: SweepResult, shown: Sequence[Case], *, device: str, link: str, rho: float, regime: str
+    ) -> None:
+        self.result, self.cases = result, shown
+        self.device, self.link, self.rho, self.regime = device, link, rho, regime
+
+    def at(self, *, device: str | None = None, link: str | None = None, rho: float | None = None) -> list[Case]:
+        """Of one device, link and ρ; those without a link are always in."""
+        wanted = (device or self.device, link or self.link, self.rho if rho is None else rho)
+        return [
+            one
+            for one in self.cases
+            if (one.device, one.rho) == (wanted[0], wanted[2]) and one.link in {None, wanted[1]}
+        ]
+
+    @property
+    def conditions(self) -> str:
+        """What all figures of it share, in words."""
+        unit = next(one for one in self.result.units if one.engine == self.cases[0].engine)
+        return f"{ENGINE_NAMES[unit.engine]} ({unit.runtime}), {unit.precision}, 1 thread, {self.regime}"
+
+
+def _lead(result: SweepResult) -> str:
+    bundles = {unit.name for unit in result.units}
+    methods = " and ".join(sorted({method_name(unit.method) for unit in result.units}))
+    engines = len({unit.engine for unit in result.units})
+    return (
+        f"{len(bundles)} device bundles of {methods} under {engines} engine{'s' if engines > 1 else ''}, each measured "
+        f"once; thresholds, devices and links are combined from that by arithmetic. Times are {TIERS[result.tier]}."
+    )
+
+
+def _tiles(view: View) -> list[Tile]:
+    tiles = []
+    here = [one for one in view.at() if one.rule == "fallback as shipped"] or [
+        one for one in view.at() if one.rule == "device as shipped"
+    ]
+    for method in sorted({one.method for one in here}, key=lambda name: name != "harmony"):
+        mine = [one for one in here if one.method == method]
+        accuracy = mean(one.accuracy.overall for one in mine)
+        tiles.append(Tile(f"{percent(accuracy)} %", f"accuracy at ρ = {view.rho:g}, {method_name(method)}, as shipped"))
+    first = min(here, key=lambda one: (one.method != "harmony", one.client))
+    tiles.append(Tile(_range_ms(first.latency, "mean"), f"mean answer of {first.name}, {view.device}, {view.link}"))
+    tiles.append(Tile(f"{mean(one.sent_bytes for one in here):,.0f} B", "sent for an image, mean"))
+    peak = max(one.peak_bytes for one in here) / 2**20
+    return [*tiles, Tile(f"{peak:.1f} MiB", "peak memory of a device process")]
+
+
+def _tradeoffs(view: View) -> Section:
+    figures = [
+        Figure(
+            f"On {view.device} over {link.name}",
+            f"Mean over all clients at ρ = {view.rho:g}. Every dot of a line is another budget of own images that may "
+            "be sent; thin bars: where the truth is to be expected.",
+            plots.tradeoff(
+                plots.spots(view.at(link=link.name), plots.latency_ms),
+                name=f"latency-{link.name}",
+                cost="mean time to an answer (ms, log scale)",
+                log=True,
+            ),
+        )
+        for link in view.result.links
+    ]
+    figures += [
+        Figure(
+            f"On {device.name} over {view.link}",
+            f"{device.title}: {device.core}.",
+            plots.tradeoff(
+                plots.spots(view.at(device=device.name), plots.latency_ms),
+                name=f"latency-{device.name}",
+                cost="mean time to an answer (ms, log scale)",
+                log=True,
+            ),
+        )
+        for device in view.result.devices
+        if device.name != view.device
+    ]
+    return Section(
+        "Accuracy for time",
+        f"{view.conditions}. Accuracy is of images that no threshold was chosen on.",
+        figures,
+        [_rules_table(view)],
+    )
+
+
+def _rules_table(view: View) -> Table:
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for case in view.at():
+        groups.setdefault((case.method, case.rule), []).append(case)
+    rows = []
+    for (method, rule), group in groups.items():
+        means = [mean(one) for one in zip(*map(plots.latency_ms, group), strict=True)]
+        rows.append([
+            method_name(method), rule, percent(mean(one.accuracy.overall for one in group)),
+            percent(mean(one.offloaded for one in group)), _range(means),
+            f"{1000 * max(one.latency.p90_s for one in group):.3g}", f"{mean(one.sent_bytes for one in group):,.0f}",
+        ])  # fmt: skip
+    columns = ["method", "rule", "accuracy, %", "sent, %", "mean, ms (range)", "p90, ms (worst client)", "bytes sent"]
+    return Table(f"Rules on {view.device} over {view.link} at ρ = {view.rho:g}", columns, rows)
+
+
+def _bytes(view: View) -> Section:
+    spots = plots.spots(view.at(), plots.sent_bytes)
+    figure = Figure(
+        f"For what is sent, at ρ = {view.rho:g}",
+        "HTTP body and headers of what goes up, mean over all images, those that are answered on the device too.",
+        plots.tradeoff(spots, name="bytes", cost="bytes sent for an image", log=False),
+    )
+    units = plots.one_of_each(view.result.units)
+    rows = [
+        [
+            unit.architecture, ENGINE_NAMES[unit.engine], unit.precision, f"{unit.file_bytes / 1024:.0f}",
+            unit.codec, f"{unit.frame_bytes:,}", f"{unit.request_bytes:,}", f"{unit.answer_bytes:,}",
+            f"{unit.image_bytes:,}", *([f"{one / 1e6:.2f}" for one in unit.macs] if unit.macs else ["–", "–"]),
+        ]
+        for unit in units
+    ]  # fmt: skip
+    columns = [
+        "architecture", "engine", "precision", "files, KiB", "codec", "feature, B", "request, B", "answer, B",
+        "raw image, B", "MACs exit 1, M", "MACs exit 2, M",
+    ]  # fmt: skip
+    return Section("Accuracy for bytes", "", [figure], [Table("Sizes, first client of each kind", columns, rows)])
+
+
+def _rho(view: View) -> Section:
+    shipped = {"device as shipped", "fallback as shipped", "cloud-feature", "cloud-image"}
+    mine = [
+        one for one in view.cases if one.rule in shipped and one.device == view.device and one.link in {None, view.link}
+    ]
+    figure = Figure(
+        "As unfamiliar images come in",
+        "Thresholds as shipped; mean over all clients. Dotted: who answers alone.",
+        plots.over_rho(mine),
+    )
+    return Section("Accuracy over ρ", "", [figure], [_rho_table(mine)])
+
+
+def _rho_table(mine: Sequence[Case]) -> Table:
+    groups: dict[tuple[str, str, float], list[Case]] = {}
+    for case in mine:
+        groups.setdefault((case.method, case.rule, case.rho), []).append(case)
+    rows = [
+        [
+            method_name(method), rule, f"{rho:g}",
+            *(percent(_mean_of(group, part)) for part in ("overall", "id", "ood")),
+            *(percent(mean(values)) for values in zip(*((c.exit1, c.exit2, c.offloaded) for c in group), strict=True)),
+        ]
+        for (method, rule, rho), group in groups.items()
+    ]  # fmt: skip
+    columns = ["method", "rule", "ρ", "accuracy", "own", "other", "exit 1", "exit 2", "cloud"]
+    return Table("Accuracy and where answers come from (%)", columns, rows)
+
+
+def _mean_of(group: Sequence[Case], part: str) -> float | None:
+    values = [getattr(one.accuracy, part) for one in group]
+    return None if None in values else mean(values)
+
+
+def _latency(view: View) -> Section:
+    result, rows = view.result, []
+    for unit in plots.one_of_each(result.units):
+        for costs in unit.costs:
+            for device in result.devices:
+                combiner = Combiner(result, unit, costs.regime)
+                for path, one in combiner.by_path(device, result.links).items():
+                    rows.append([
+                        unit.architecture, ENGINE_NAMES[unit.engine], unit.precision, costs.regime, device.name, path,
+                        *(f"{1000 * value:.3g}" for value in (one.min_s, one.median_s, one.p90_s, one.p99_s)),
+                        f"{1000 * one.median_low_s:.3g} … {1000 * one.median_high_s:.3g}",
+                        f"{unit.first_cost * device.reference.ms:.3g}",
+                    ])  # fmt: skip
+    columns = [
+        "architecture", "engine", "precision", "regime", "device", "answer by", "min", "median", "p90", "p99",
+        "median between", "first answer",
+    ]  # fmt: skip
+    figure = Figure(
+        f"By the exit that is taken, on {view.device}",
+        "First client of each architecture. Dot: prediction; bar: where the truth is to be expected.",
+        plots.path_latencies(result),
+    )
+    text = "The spread between percentiles is this host's, not a phone's; the range beside the median is what matters."
+    return Section("Latency by exit", text, [figure], [Table("Predicted latency (ms)", columns, rows)])
+
+
+def _memory(view: View) -> Section:
+    groups: dict[tuple[str, str], list[float]] = {}
+    rules = {one.rule for one in view.cases}
+    rule = "fallback as shipped" if "fallback as shipped" in rules else "device as shipped"
+    for case in view.at():
+        if case.rule == rule:
+            groups.setdefault((case.method, case.architecture), []).append(case.accuracy.overall)
+    figure = Figure(
+        f"For memory, at ρ = {view.rho:g}",
+        "One dot a method, architecture and engine, thresholds as shipped. harmony-run is the device in C++; a Python "
+        "process carries Python with it.",
+        plots.memory(view.result, {key: mean(values) for key, values in groups.items()}),
+    )
+    rows = [
+        [
+            unit.architecture, ENGINE_NAMES[unit.engine], unit.runtime, unit.precision, f"{unit.parameters:,}",
+            f"{unit.memory.peak_bytes / 2**20:.1f}", unit.memory.process,
+        ]
+        for unit in plots.one_of_each(view.result.units)
+    ]  # fmt: skip
+    columns = ["architecture", "engine", "runtime", "precision", "parameters", "peak, MiB", "of a process of"]
+    return Section("Accuracy for memory", "", [figure], [Table("Peak memory", columns, rows)])
+
+
+def _calibration(result: SweepResult) -> Section:
+    rows = []
+    for device in result.devices:
+        row = device.reference
+        for one in result.calibrations:
+            factor = "–" if one.host_s is None else f"{row.ms / 1000 / one.host_s.median:.2f}"
+            bounds = bounds_of(one, device, one.precision)
+            rows.append([
+                device.name, device.core, ENGINE_NAMES[one.engine], f"{row.ms:g}", row.engine, row.precision,
+                str(row.threads), row.date or "not told", factor, f"{bounds.low:.2f} … {bounds.high:.2f}", row.source,
+            ])  # fmt: skip
+    columns = [
+        "device", "core", "engine", "published, ms", "by", "in", "threads", "date", "k", "truth / prediction", "source",
+    ]  # fmt: skip
+    checks = [
+        [
+            check.device, check.model, ENGINE_NAMES[one.engine], f"{1000 * check.published_s:g}",
+            f"{1000 * check.predicted_s:.1f}", f"{100 * check.error:+.0f} %",
+        ]
+        for one in result.calibrations
+        for check in one.checks
+    ]  # fmt: skip
+    tables = [
+        Table("Devices, and where their figures come from", columns, rows),
+        Table(
+            "Published figures that calibration has not seen",
+            ["device", "model", "engine", "published, ms", "predicted, ms", "error"],
+            checks,
+        ),
+    ]
+    lows, highs = zip(*(spread(one.checks) for one in result.calibrations), strict=True)
+    text = (
+        "A device is what MobileNetV1-224 was published to take on it; k is that over what it takes here, in the same "
+        f"engine. For other published models the truth lay between {min(lows):.2f} and {max(highs):.2f} of the "
+        "prediction, and every range in this report says so."
+    )
+    figures = []
+    if any(one.checks for one in result.calibrations):
+        figures.append(
+            Figure(
+                "How far off it is", "One dot a device, the mean beside them.", plots.calibration(result.calibrations)
+            )
+        )
+    return Section("Calibration", text, figures, tables)
+
+
+def _changes(before: SweepResult, after: SweepResult) -> Section:
+    changes = compare(before, after)
+    costs = [cost for change in changes for cost in change.costs]
+    rows = [
+        [
+            _name(cost.unit), cost.path, cost.regime, f"{cost.before.median:.5f}", f"{cost.after.median:.5f}",
+            f"{100 * (cost.ratio - 1):+.1f} %", "yes" if cost.apart else "no",
+        ]
+        for cost in costs
+    ]  # fmt: skip
+    columns = ["device", "until", "regime", "before", "after", "change", "beyond noise"]
+    sizes = [
+        [
+            _name(one.after), f"{one.before.file_bytes:,}", f"{one.after.file_bytes:,}",
+            f"{one.before.memory.peak_bytes / 2**20:.1f}", f"{one.after.memory.peak_bytes / 2**20:.1f}",
+            *(percent(value) for value in one.accuracy or (None, None)),
+        ]
+        for one in changes
+    ]  # fmt: skip
+    size_columns = ["device", "files before, B", "after", "peak before, MiB", "after", "accuracy before, %", "after"]
+    middle = median([cost.ratio for cost in costs])
+    text = (
+        f"{len(changes)} bundles and engines are in both; the median cost is {middle:.3f} of before. A change is "
+        "beyond noise if no round of one reaches into the rounds of the other. "
+        f"Before: {_when(before)}; after: {_when(after)}."
+    )
+    figure = Figure(
+        "Cost, after over before",
+        "A dot a bundle and path; 1: no change. Filled: beyond the noise of the rounds.",
+        plots.changes(costs),
+    )
+    tables = [
+        Table("Costs, in multiples of the reference model", columns, rows),
+        Table("Sizes and accuracy, thresholds as shipped", size_columns, sizes),
+    ]
+    return Section("Compared with an earlier sweep", text, [figure], tables)
+
+
+def _name(unit: Unit) -> str:
+    return f"{unit.name} · {unit.architecture} · {ENGINE_NAMES[unit.engine]} {unit.precision}"
+
+
+def _when(result: SweepResult) -> str:
+    return f"commit {result.host.commit or 'unknown'} on {result.host.cpu}"
+
+
+def _range(values: Iterable[float]) -> str:
+    value, low, high = values
+    return f"{value:.3g} ({low:.3g} … {high:.3g})"
+
+
+def _range_ms(latency: Latency, name: str) -> str:
+    value, low, high = (1000 * float(getattr(latency, f"{name}{part}_s")) for part in ("", "_low", "_high"))
+    return f"{milliseconds(value)} ({low:.2g} … {high:.2g})"
+
+
+def _facts(result: SweepResult) -> dict[str, str]:
+    host = result.host
+    return {
+        "tier": f"{result.tier}: {TIERS[result.tier]}",
+        "host": f"{host.cpu}, {host.cores} cores, {host.memory_bytes / 2**30:.0f} GiB, {host.system}",
+        "noise": f"steal {percent(host.steal)} %, load {host.load_before:.2f} before, {host.load_after:.2f} after",
+        "software": ", ".join(f"{name} {release}" for name, release in host.versions.items()),
+        "commit": host.commit or "not a checkout",
+        "took": f"{result.seconds:.0f} s for what was not kept from an earlier sweep",
+        "runs": ", ".join(sorted({f"{unit.run} ({method_name(unit.method)})" for unit in result.units})),
+        "cloud": "; ".join(
+            f"{run}: {1000 * one.server_s:.2f} ms of CPU a request, {one.requests} requests"
+            for run, one in result.clouds.items()
+        )
+        or "none",
+        "settings": json.dumps(result.settings.model_dump(mode="json", exclude={"bundles"})),
+    }
