@@ -84,8 +84,7 @@ def _check(message: memoryview, kind: str, where: Path, depth: int) -> None:
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """(number, wire type, value) of every field of a message. IndexError or ValueError if it ends early or is malformed.
-    """
+    """(number, wire type, value) of every field of a message; IndexError or ValueError if it is malformed."""
     position, end = 0, len(message)
     while position < end:
         tag, position = _varint(message, position)

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from harmony.core.errors import ArtifactCorrupt
+from harmony.core.onnx_graph import fields, require_plain
 from harmony.core.sealed import FileName, Sha256
 from harmony.core.spec import Frozen
 
@@ -30,7 +31,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Of Adam (Kingma & Ba 2015)."""
 EXCLUDED = -1e9
 """Added to the logit of a class that takes no part: its softmax is 0 exactly, and so is its gradient."""
-PARTS_KEY = "harmony.parts"
+PARTS_KEY, _NOTES = "harmony.parts", 14
 Tensor = Annotated[str, Field(min_length=1, max_length=256)]
 Share = Annotated[float, Field(ge=0, le=1)]
 What = Literal["head", "front-end"]
@@ -89,12 +90,23 @@ def parts_text(parts: Sequence[Part]) -> str:
     return json.dumps([one.model_dump() for one in parts], separators=(",", ":"))
 
 
-def parts_of(text: str, where: Path) -> tuple[Part, ...]:
-    """The parts that `parts_text` wrote; ArtifactCorrupt for anything else."""
+def parts_of(program: bytes, where: Path) -> tuple[Part, ...]:
+    """The parts that an ONNX program says it trains; ArtifactCorrupt if it does not."""
+    require_plain(program, where)
     try:
-        return _PARTS.validate_json(text)
+        return _PARTS.validate_json(_note(program, PARTS_KEY.encode()))
     except ValidationError as error:
         raise ArtifactCorrupt(f"does not say what it trains: {error.errors()[0]['msg']}", where=where) from None
+
+
+def _note(program: bytes, key: bytes) -> bytes:
+    """A value of the model's metadata, empty if it is not there. Field numbers of onnx.proto3: 14, with 1 and 2."""
+    for number, _, value in fields(memoryview(program)):
+        if number == _NOTES and not isinstance(value, int):
+            entry = {part: bytes(inside) for part, _, inside in fields(value) if not isinstance(inside, int)}
+            if entry.get(1) == key:
+                return entry.get(2, b"")
+    return b""
 
 
 class Personal(Frozen):

@@ -1,6 +1,6 @@
 """Reads and replaces the weights of an ONNX file, on a device that has no `onnx` package.
 
-Only what is asked for is taken apart; every other byte is carried over as it is. Field numbers are those of onnx.proto3.
+Only what is asked for is taken apart; every other byte is carried over. Field numbers are those of onnx.proto3.
 """
 
 from __future__ import annotations
