@@ -32,12 +32,13 @@ from harmony.bench.experiment.results import CellResult
 from harmony.core.data import Dataset, load
 from harmony.train import Evaluation, Look, Progress, evaluate, resumed_config, train
 from harmony.train.diagnose import diagnose, diagnose_between, midway
-from harmony.train.federation import Federation
+from harmony.train.federation import Federation, federation
 from harmony.train.gates import judge_gates
 from harmony.train.method import Trained
 from harmony.train.runs import CONFIG
 from harmony.train.state import latest_state
 from harmony.train.test_images import TestImages, test_images
+from harmony.train.traffic import traffic
 
 CLIENT_COLUMNS, CURVE_COLUMNS = ("architecture", "auroc"), ("overall", "id", "ood", "server_ood")
 
@@ -175,6 +176,7 @@ def _judge(checkpoint: Path, dataset: Dataset, writer: _Writer, commit: str | No
         cpu_seconds=cpu,
         wall_seconds=wall,
         gates=gates,
+        traffic=traffic(federation(cell.config, dataset)),
         harmony_version=importlib.metadata.version("harmony-sfl"),
         torch_version=torch.__version__,
         commits=tuple(dict.fromkeys((*diary.commits, commit))),

@@ -50,11 +50,11 @@ All figures are %, mean ± standard deviation over the seeds, of the last round.
 classes for each image of an own class; what stands under a ρ is the accuracy of device and cloud together, with
 thresholds that follow the stream of each device's scores, or with `fixed` ones from held-out images. `worst 10 %` is
 the mean over the worst tenth of the clients; `device, own` and `cloud, own` are either's accuracy alone on the client's
-own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training. In the tables of routing,
-the fixed thresholds decide who answers, unless `cloud's word` lets the device's answer stand where the cloud, too,
-takes the image for one of an own class, `fused` joins both answers, or `perfect routing` keeps own classes and sends
-the rest; AUROC and FPR95 are the gate's; `own sent` and `other kept` are its errors. Bold is the best of HARMONY and
-its rivals; a reference has what they lack."""
+own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training, `MB` what a client sends
+and gets in one round. In the tables of routing, the fixed thresholds decide who answers, unless `cloud's word` lets the
+device's answer stand where the cloud, too, takes the image for one of an own class, `fused` joins both answers, or
+`perfect routing` keeps own classes and sends the rest; AUROC and FPR95 are the gate's; `own sent` and `other kept` are
+its errors. Bold is the best of HARMONY and its rivals; a reference has what they lack."""
 
 
 def save_report(results: Sequence[ExperimentResult], folder: Path) -> None:

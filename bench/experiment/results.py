@@ -11,6 +11,7 @@ from harmony.bench.results import Host, Versioned
 from harmony.core.spec import Frozen
 from harmony.train.diagnose import Diagnosis, Midway
 from harmony.train.gates import GateJudgement
+from harmony.train.traffic import Traffic
 
 DIGITS = 5
 """Decimals of every measured float: accuracies of a test set need four."""
@@ -23,9 +24,9 @@ class CellResult(Frozen):
     evaluation: what `harmony evaluate --json` gives, but `clients` are a few columns, with the values of one client
     after the other: architecture, auroc, and some accuracies at the first and the last ρ; losses: by term and round,
     means over clients; midway: looks at the models between rounds; before, after: features of the architectures
-    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; gates: every
-    exit gate judged, if the grid asks for it; commits: of the code that trained it
-    (several, if it was resumed under another), and last of the code that evaluated it.
+    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; gates: every exit gate judged, if the
+    grid asks for it; traffic: None where it was not counted yet; commits: of the code that trained it (several, if it
+    was resumed under another), and last of the code that evaluated it.
     """
 
     data: str
@@ -44,6 +45,7 @@ class CellResult(Frozen):
     cpu_seconds: float
     wall_seconds: float
     gates: tuple[GateJudgement, ...] = ()
+    traffic: Traffic | None = None
     harmony_version: str
     torch_version: str
     commits: tuple[str | None, ...]

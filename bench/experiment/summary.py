@@ -90,6 +90,10 @@ def _of_evaluation(name: str) -> Callable[[CellResult], float | None]:
     return lambda cell: _number(cell.evaluation.get(name))
 
 
+def _traffic(name: str) -> Callable[[CellResult], float | None]:
+    return lambda cell: None if cell.traffic is None else float(getattr(cell.traffic, name))
+
+
 def metrics(result: ExperimentResult) -> dict[str, Metric]:
     """What tables show, by a short key, for the grid's smallest and largest ρ."""
     grid = result.grid
@@ -114,6 +118,8 @@ def metrics(result: ExperimentResult) -> dict[str, Metric]:
         "own_sent": Metric("own sent", at(-1, "id_to_server"), best=None),
         "other_kept": Metric("other kept", at(-1, "ood_to_client"), best=None),
         "sent": Metric("sent", at(-1, "offload"), best=None),
+        "sent_mb": Metric("MB sent", _traffic("sent"), best=None, scale=1e-6, digits=2),
+        "got_mb": Metric("MB got", _traffic("got"), best=None, scale=1e-6, digits=2),
         "cpu": Metric("CPU s", lambda cell: cell.cpu_seconds, best=None, scale=1, digits=0),
     }
 
