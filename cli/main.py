@@ -24,6 +24,7 @@ from harmony.cli import (
     keys,
     loadtest,
     native,
+    personalize,
     registry,
     serve,
     train,
@@ -51,6 +52,7 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony keys create phones                    who may ask a service, how often, for how long
   harmony loadtest http://127.0.0.1:8080        what it does under load
   harmony infer bundles/client-000 shoe.png     one answer, from the device or from the cloud
+  harmony personalize BUNDLE --data photos/     it learns from the user's own images, on the device
   harmony native build --out phone/             the device without Python: harmony-run, libharmony.so
   harmony bench bundles/client-*                latency, accuracy, bytes, memory, and a report
   harmony bench sweep bundles/                  every threshold, engine, phone and link, from one measurement
@@ -87,6 +89,7 @@ app.command("loadtest")(loadtest.loadtest)
 app.add_typer(registry.app, name="registry")
 app.add_typer(keys.app, name="keys")
 app.command("infer")(infer.infer)
+app.command("personalize")(personalize.personalize)
 app.add_typer(native.app, name="native")
 app.add_typer(bench.app, name="bench")
 app.command("advise")(advise.advise)

@@ -90,15 +90,16 @@ def personalize(
     )  # fmt: skip
 
 
-def roll_back(bundle: Path) -> DeviceManifest:
+def roll_back(bundle: Path, trust: Trust | None = None) -> DeviceManifest:
     """Put the version before the one in use back into use, and remove that one. The manifest of what is in use now.
 
-    ConfigError if there is none before it; ArtifactError if that is not whole: nothing is changed then.
+    ConfigError if there is none before it; ArtifactError if that is not whole, or signed by nobody in `trust`: nothing
+    is changed then.
     """
     require_bundle(bundle)
     versions = Versions(bundle)
     with versions.locked():
-        return versions.roll_back()
+        return versions.roll_back(trust)
 
 
 class _Taught(NamedTuple):

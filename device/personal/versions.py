@@ -20,11 +20,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import ArtifactError, ArtifactMissing, ConfigError, StorageError
 from harmony.core.sealed import TAR, read_manifest
 from harmony.core.storage import storing, sync
+
+if TYPE_CHECKING:
+    from harmony.core.signing import Trust
 
 KEPT = 3
 """Versions before the one in use, besides the exported one, which always stays."""
@@ -63,7 +67,7 @@ class Versions:
         exchange(self.place(current), self.bundle)
         self._prune(current)
 
-    def roll_back(self) -> DeviceManifest:
+    def roll_back(self, trust: Trust | None = None) -> DeviceManifest:
         """Put the version before the one in use into its place; the one in use is removed. Its manifest.
 
         ConfigError if there is none; an ArtifactError if it is not whole, and nothing is changed.
@@ -73,7 +77,7 @@ class Versions:
         if not older:
             raise ConfigError("there is no version before this one", where=self.bundle)
         place = self.place(max(older))
-        manifest = open_device_bundle(place)
+        manifest = open_device_bundle(place, trust)
         exchange(place, self.bundle)
         self._remove(place)
         return manifest
