@@ -45,7 +45,7 @@ def serve(
     max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body, also after decompression.")] = 16 << 20,
     max_batch: Annotated[int, typer.Option(help="Most samples in a request, and in a run of the model.")] = 32,
     queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
-    drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 9,
+    drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 8,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Speak https: certificate and chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's key.")] = None,
@@ -74,6 +74,7 @@ def serve(
     from harmony.cli.back_end import servable
     from harmony.cloud.keys import digest, environment_admin_keys
     from harmony.cloud.logs import set_up_logs
+    from harmony.cloud.server import leave
     from harmony.cloud.server import serve as run
     from harmony.cloud.settings import checked_settings
     from harmony.cloud.source import Place
@@ -106,6 +107,7 @@ def serve(
 
     stop_with = sys.stdin.fileno() if until_stdin_ends else None
     run(place, settings, announce, stop_with=stop_with, log_level=log_level)
+    leave()
 
 
 def _digests(keys: list[str], key_file: Path | None, *, no_key: bool) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from harmony.cloud.service import Service
 from harmony.cloud.settings import ServiceSettings
 
 log = logging.getLogger("harmony.cloud")
+_BATCH_SECONDS = 1.0  # for the batches that run while the service stops
 
 
 class ServiceApp(FastAPI):
@@ -36,8 +38,11 @@ class ServiceApp(FastAPI):
         """One ASGI connection."""
         if scope["type"] == "http" and _is_infer(scope["path"]):
             await self.infer(scope, receive, send)
-        else:
+            return
+        try:
             await super().__call__(scope, receive, send)
+        except asyncio.CancelledError:  # it outlived the drain; nothing of its answer is out yet, or all of it
+            await JSONResponse({"error": "the service is stopping"}, 503)(scope, receive, send)
 
 
 def _is_infer(path: str) -> bool:
@@ -81,7 +86,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         app.deployment.close()
         for lane in service.table.lanes.values():
-            lane.batcher.stop(seconds=1.0)
+            lane.batcher.stop(seconds=0)
+        deadline = time.monotonic() + _BATCH_SECONDS
+        for lane in service.table.lanes.values():
+            lane.batcher.stop(seconds=max(0.0, deadline - time.monotonic()))
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -80,6 +80,11 @@ class GuardedConnection(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
+    def shutdown(self) -> None:
+        """The service ends: leave, unless a request is under way, be it by its first byte."""
+        if not (self._in_headers and self._header_bytes):
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP, or has too many headers, gets the protocol's error body too."""
         body = malformed(msg).body()

@@ -39,7 +39,7 @@ class ServiceSettings(Frozen):
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
     queue_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
     body_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
-    drain_seconds: Annotated[int, Field(ge=1, le=600)] = 9
+    drain_seconds: Annotated[int, Field(ge=1, le=600)] = 8
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -14,10 +14,11 @@ import sys
 from typing import Any
 
 from harmony.cloud.app import create_app
+from harmony.cloud.connection import HEADER_SECONDS
 from harmony.cloud.deploy import Opened
 from harmony.cloud.direct import DirectConnection
 from harmony.cloud.logs import set_up_logs
-from harmony.cloud.server import DrainingServer, handled_signals
+from harmony.cloud.server import DrainingServer, handled_signals, leave
 from harmony.cloud.settings import ServiceSettings
 from harmony.cloud.source import Place
 from harmony.core.errors import HarmonyError
@@ -63,7 +64,10 @@ class WorkerServer(DrainingServer):
 
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await asyncio.get_running_loop().connect_accepted_socket(make, connection, ssl=self.config.ssl)
+            handshake = None if self.config.ssl is None else HEADER_SECONDS
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make, connection, ssl=self.config.ssl, ssl_handshake_timeout=handshake
+            )
         except OSError:  # it was gone before it was served, or did not speak TLS
             connection.close()
 
@@ -84,6 +88,7 @@ def main() -> None:
     except HarmonyError as error:
         _say({"error": type(error).__name__, "text": str(error)})
         sys.exit(error.exit_code)
+    leave()
 
 
 def _serve(config: dict[str, Any], channel: socket.socket) -> None:

@@ -29,7 +29,7 @@ from harmony.core.errors import HarmonyError, ServiceError
 
 log = logging.getLogger("harmony.cloud")
 _START_SECONDS = 60.0
-_STOP_MARGIN_SECONDS = 3.0
+_STOP_MARGIN_SECONDS = 1.5
 _HASTY_SECONDS = 5.0  # a worker that ends sooner after its start may never get well
 _MAX_HASTY = 5
 _PAUSE_SECONDS = 0.5

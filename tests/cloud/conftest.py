@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import http.client
+import ipaddress
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -13,6 +15,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -221,3 +227,35 @@ def features() -> Callable[..., Floats]:
 @pytest.fixture(scope="session")
 def graph() -> type[Graph]:
     return Graph
+
+
+@pytest.fixture(scope="session")
+def make_certificate() -> Callable[..., tuple[Path, Path]]:
+    """Writes a certificate for 127.0.0.1, signed by itself, and its key into a folder."""
+
+    def make(folder: Path, passphrase: bytes | None = None) -> tuple[Path, Path]:
+        """A certificate for 127.0.0.1, signed by itself, and its key."""
+        folder.mkdir(exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "harmony test")])
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        how = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+        (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / "key.pem").write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+        )
+        return folder / "cert.pem", folder / "key.pem"
+
+    return make

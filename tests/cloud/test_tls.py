@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
-import ipaddress
 import json
 import ssl
 from collections.abc import Callable
@@ -13,10 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from harmony.cloud.process import running_service
 from harmony.cloud.settings import ServiceSettings
@@ -27,35 +21,13 @@ if TYPE_CHECKING:
 
 Features = Callable[..., "Floats"]
 Tensor = Callable[..., dict[str, Any]]
-
-
-def make_certificate(folder: Path, passphrase: bytes | None = None) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, signed by itself, and its key."""
-    folder.mkdir(exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "harmony test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    how = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
-    )
-    return folder / "cert.pem", folder / "key.pem"
+Make = Callable[..., tuple[Path, Path]]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_https(bundle: Bundle, features: Features, tensor: Tensor, tmp_path: Path, workers: str) -> None:
+def test_https(
+    bundle: Bundle, features: Features, tensor: Tensor, make_certificate: Make, tmp_path: Path, workers: str
+) -> None:
     certificate, key = make_certificate(tmp_path)
     flags = ("--tls-cert", str(certificate), "--tls-key", str(key), "--workers", workers)
     feature = features(2)
@@ -81,7 +53,7 @@ def test_https(bundle: Bundle, features: Features, tensor: Tensor, tmp_path: Pat
         plain.close()
 
 
-def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_certificates_that_cannot_be_used_are_named(make_certificate: Make, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path / "one")
     _, other = make_certificate(tmp_path / "other")
     _, locked = make_certificate(tmp_path / "locked", b"secret")

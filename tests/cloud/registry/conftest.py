@@ -122,7 +122,7 @@ def postgres() -> Iterator[str]:
         pytest.skip(f"no PostgreSQL in /{DEBIAN} (Debian's package 'postgresql')")
     server = programs[-1].parent
     user = "nobody" if os.getuid() == 0 else None
-    home = Path(tempfile.mkdtemp(prefix="harmony-postgres-"))
+    home = Path(tempfile.mkdtemp(prefix="harmony-postgres-", dir=_in_memory()))
     data, port = home / "data", _free_port()
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
     try:
@@ -136,6 +136,12 @@ def postgres() -> Iterator[str]:
             _run(user, server / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(home)
+
+
+def _in_memory() -> Path | None:
+    """A folder in memory, if there is one with room: a database is hundreds of files, written and removed again."""
+    folder = Path("/dev/shm")  # noqa: S108  # mkdtemp makes a folder of its own in it
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free > 1 << 30 else None
 
 
 def _run(user: str | None, *command: Path | str) -> None:

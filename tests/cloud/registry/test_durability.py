@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -204,3 +206,33 @@ def test_a_service_goes_on_without_its_database(
         assert name not in away.error, "where the registry lies is nobody's business"
         assert client.infer(b"").status == 400
         assert client.get("/v2/models/backend").status == 200
+
+
+def test_a_registry_that_does_not_answer_holds_nobody_up(
+    bundle: Bundle, client_of: ClientOf, folder_registry: Registry, admin_key: str, tmp_path: Path
+) -> None:
+    """A load waits up to 10 s for the database, on a thread that the interpreter would wait for at its end."""
+    folder_registry.register(bundle.folder, who="test")
+    answers: list[Any] = []
+    with running_service(None, "--registry", str(tmp_path / "registry"), "--drain-seconds", "1") as service:
+        client = client_of(service)
+        admin = {"Authorization": f"Bearer {admin_key}"}
+        database = sqlite3.connect(tmp_path / "registry" / "registry.db", isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")
+
+        def load() -> None:
+            answers.append(client.call("POST", "/v2/repository/models/backend/load", b"{}", admin))
+
+        asking = threading.Thread(target=load)
+        asking.start()
+        time.sleep(0.5)
+        os.kill(service.pid, signal.SIGTERM)
+        gone = Path(f"/proc/{service.pid}")
+        deadline = time.monotonic() + 8
+        while gone.exists() and "\nState:\tZ" not in (gone / "status").read_text():
+            assert time.monotonic() < deadline, "the service waits for the database"
+            time.sleep(0.01)
+        asking.join()
+        database.execute("ROLLBACK")
+        database.close()
+    assert [(one.status, one.error) for one in answers] == [(503, "the service is stopping")]
