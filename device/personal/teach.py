@@ -48,6 +48,10 @@ def open_head_step(pupil: Pupil, engine: StepEngine) -> Step:
     width = pupil.training.embedding
     form = Form(weights=pupil.classes * (width + 1), sample=(width,), classes=pupil.classes)
     program = read_sealed(pupil.bundle, pupil.manifest, name)
+    if engine == "executorch":
+        from harmony.device.personal.native_step import NativeStep  # noqa: PLC0415  (may compile)
+
+        return NativeStep(program, form, pupil.bundle / name)
     return OnnxStep(program, form, pupil.bundle / name)
 
 
