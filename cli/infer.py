@@ -26,6 +26,10 @@ def infer(
         Literal["onnxruntime", "native", "executorch", "auto"],
         typer.Option(help="What runs the front end; native is built when first used; auto: what is there."),
     ] = "onnxruntime",
+    threshold: Annotated[
+        Literal["adaptive", "fixed"],
+        typer.Option(help="Exit 2's: follows the images of this call (docs/bundle.md), or not."),
+    ] = "adaptive",
     trust: Trusted = None,
     deadline: Annotated[float, typer.Option(metavar="S", help="Seconds for one question to the cloud.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
@@ -41,9 +45,10 @@ def infer(
     """
     from harmony.core.bundle import open_device_bundle
     from harmony.device import Device, open_engine
+    from harmony.device.decision import with_threshold
     from harmony.device.images import read_image
 
-    manifest = open_device_bundle(bundle, read_trust(trust))
+    manifest = with_threshold(open_device_bundle(bundle, read_trust(trust)), threshold)
     images = [read_image(path, manifest.image) for path in inputs]
     with ExitStack() as stack:
         fallback = None

@@ -111,8 +111,15 @@ def _of_device(manifest: DeviceManifest) -> list[tuple[str, object]]:
         ("architecture", manifest.architecture),
         ("image", manifest.image),
         *((one.name, f"leaves if {one.score} ≥ {one.threshold:.4g}") for one in manifest.exits),
+        ("threshold", _following(manifest)),
         ("fallback", f"model {manifest.fallback.model}, {manifest.fallback.codec} on the wire"),
     ]
+
+
+def _following(manifest: DeviceManifest) -> str:
+    if manifest.held_out is None:
+        return "fixed"
+    return f"exit 2's follows the stream, by {manifest.held_out.images:,} held-out images"
 
 
 def _of_cloud(manifest: CloudManifest) -> list[tuple[str, object]]:

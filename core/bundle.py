@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from pydantic_core import from_json
 
+from harmony.core.adaptive import HeldOut
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.scores import ScoreName, needs_gate
 from harmony.core.sealed import (
@@ -82,6 +83,7 @@ class Tolerance(Frozen):
 class DeviceManifest(Manifest):
     """A front end for one client. `engines` maps an engine to its files by role.
 
+    `held_out`: what the threshold of exit 2 follows the stream by; without, it is fixed (see harmony.core.adaptive).
     `checkpoint`: the hash of the manifest of the checkpoint that it was exported from (also in CloudManifest).
     Roles of `onnxruntime`: exit1, exit2 (one .onnx each); of `executorch`: program (a .pte with methods exit1, exit2).
     training: what a device learns with; personal: that it did (see `harmony.core.training`).
@@ -102,6 +104,7 @@ class DeviceManifest(Manifest):
     feature: FeatureSpec
     classes: ClassMap
     exits: Annotated[tuple[Exit, ...], Field(min_length=2, max_length=2)]
+    held_out: HeldOut | None = None
     gate: bool
     fallback: Fallback
     engines: dict[EngineName, dict[str, FileName]]

@@ -40,10 +40,10 @@ class Answer:
     """What a device says of one image.
 
     exit: where the answer was made; probability: its softmax there, over the own classes or, in the cloud, over all;
-    scores: of the exits that were passed, in order; local_label: what the last of them said;
-    would_offload: no exit was sure enough; degraded: it should have come from the cloud, but the local answer had to
-    do, for the `reason`; ticket: under which the cloud's answer may still come (see `harmony.device.later`); seconds:
-    all of it; bytes: of HTTP bodies.
+    scores: of the exits that were passed, in order; threshold: what the last of them was held against; local_label:
+    what that exit said; would_offload: no exit was sure enough; degraded: it should have come from the cloud, but the
+    local answer had to do, for the `reason`; ticket: under which the cloud's answer may still come (see
+    `harmony.device.later`); seconds: all of it; bytes: of HTTP bodies.
     """
 
     label: int
@@ -51,6 +51,7 @@ class Answer:
     exit: ExitTaken
     probability: float
     scores: tuple[float, ...]
+    threshold: float
     local_label: int
     seconds: float
     would_offload: bool = False

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harmony.core.adaptive import SUREST, AdaptiveThreshold
 from harmony.core.bundle import DeviceManifest, Exit, ExitName
 from harmony.core.scores import score
 from harmony.device.engine import Engine
 from harmony.device.prepare import Prepare
 
 Floats = NDArray[np.float32]
+ThresholdChoice = Literal["adaptive", "fixed"]
 
 
 class Decision(NamedTuple):
     """The device's own answer to one image.
 
     exit: where it was made; label; probability: its softmax over the own classes; scores: of the exits that were
-    passed, in order; feature: (C, H, W), to ask the cloud with, if no exit was sure enough, else None. It may be the
-    engine's buffer: valid until the next image.
+    passed, in order; threshold: what the last of them was held against; feature: (C, H, W), to ask the cloud with, if
+    no exit was sure enough, else None. It may be the engine's buffer: valid until the next image.
     """
 
     exit: ExitName
     label: int
     probability: float
     scores: tuple[float, ...]
+    threshold: float
     feature: Floats | None
 
 
@@ -41,30 +44,47 @@ class Decider(Protocol):
 
 
 class Loop:
-    """The loop over an engine that only runs segments."""
+    """The loop over an engine that only runs segments.
 
-    def __init__(self, manifest: DeviceManifest, engine: Engine) -> None:
+    adaptive: the threshold of exit 2, which may be shared by the loops of several threads; by default one of its own
+    that follows the stream by the manifest's held-out scores, or the fixed one where there are none.
+    """
+
+    def __init__(self, manifest: DeviceManifest, engine: Engine, adaptive: AdaptiveThreshold | None = None) -> None:
         self._engine, self._prepare = engine, Prepare(manifest.image)
         self._own = manifest.classes.own
         self._score1, self._score2 = (_scorer(one, self._own) for one in manifest.exits)
-        self._threshold1, self._threshold2 = (one.threshold for one in manifest.exits)
+        self._threshold1, fixed = (one.threshold for one in manifest.exits)
+        if adaptive is None and manifest.held_out is not None:
+            adaptive = AdaptiveThreshold(manifest.held_out, fixed)
+        self._judge: Callable[[float], float] = adaptive.judge if adaptive is not None else lambda score: fixed
 
     def decide(self, image: NDArray[Any]) -> Decision:
         """Leave at the first exit whose score reaches its threshold."""
         hidden, logits, gate = self._engine.exit1(self._prepare(image))
         score1 = self._score1(logits, gate)
         if score1 >= self._threshold1:
-            return self._decision("exit1", logits, (score1,), None)
+            self._judge(SUREST)
+            return self._decision("exit1", logits, (score1,), self._threshold1, None)
         feature, logits, gate = self._engine.exit2(hidden)
         score2 = self._score2(logits, gate)
-        return self._decision("exit2", logits, (score1, score2), None if score2 >= self._threshold2 else feature[0])
+        threshold = self._judge(score2)
+        sent = None if score2 >= threshold else feature[0]
+        return self._decision("exit2", logits, (score1, score2), threshold, sent)
 
-    def _decision(self, exit_: ExitName, logits: Floats, scores: tuple[float, ...], feature: Floats | None) -> Decision:
+    def _decision(
+        self, exit_: ExitName, logits: Floats, scores: tuple[float, ...], threshold: float, feature: Floats | None
+    ) -> Decision:
         # Plain floats: for the few classes of a device they take a third of the time of four numpy calls.
         row: list[float] = logits[0].tolist()
         top = max(row)
         probability = 1 / sum([math.exp(one - top) for one in row])  # the softmax at its largest entry alone
-        return Decision(exit_, self._own[row.index(top)], probability, scores, feature)
+        return Decision(exit_, self._own[row.index(top)], probability, scores, threshold, feature)
+
+
+def with_threshold(manifest: DeviceManifest, choice: ThresholdChoice) -> DeviceManifest:
+    """The manifest as a device should follow it: without held-out scores the threshold of exit 2 is fixed."""
+    return manifest.model_copy(update={"held_out": None}) if choice == "fixed" else manifest
 
 
 def _scorer(exit_: Exit, own: tuple[int, ...]) -> Callable[[Floats, Floats | None], float]:

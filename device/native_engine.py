@@ -33,7 +33,7 @@ from harmony.device.native_build import LIBRARY, ensure_native
 from harmony.device.prepare import describe
 
 Floats = NDArray[np.float32]
-ABI = 1
+ABI = 2
 _ERRORS: dict[int, type[HarmonyError]] = {
     1: ArtifactMissing,
     2: ArtifactCorrupt,
@@ -77,7 +77,7 @@ class _Decision(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in ("exit", "would_offload", "label", "scores")),
         ("score", c_float * 2),
-        ("probability", c_double),
+        *((name, c_double) for name in ("probability", "threshold")),
         ("prepare_ns", c_int64),
         ("engine_ns", c_int64 * 2),
         ("total_ns", c_int64),
@@ -123,9 +123,9 @@ class NativeEngine:
         found = self._decision
         score1, score2 = found.score
         if found.exit == 1:
-            return Decision("exit1", found.label, found.probability, (score1,), None)
+            return Decision("exit1", found.label, found.probability, (score1,), found.threshold, None)
         feature = self._feature() if found.would_offload else None
-        return Decision("exit2", found.label, found.probability, (score1, score2), feature)
+        return Decision("exit2", found.label, found.probability, (score1, score2), found.threshold, feature)
 
     def exit1(self, image: Floats) -> ExitOut:
         """See Engine."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import FallbackError
 from harmony.device.answer import Answer, AsyncFallback, CloudAnswer, Fallback
-from harmony.device.decision import Decider, Loop
+from harmony.device.decision import Decider, Loop, ThresholdChoice, with_threshold
 from harmony.device.engine import Engine, EngineChoice, open_engine
 
 if TYPE_CHECKING:
@@ -22,9 +22,13 @@ Floats = NDArray[np.float32]
 
 
 class Device:
-    """An opened bundle. Not thread-safe."""
+    """An opened bundle. Not thread-safe.
 
-    def __init__(self, manifest: DeviceManifest, engine: Engine, fallback: Fallback | None = None) -> None:
+    Its exit 2 follows the stream of images if the manifest has held-out scores: each device by itself, from the moment
+    that it was opened.
+    """
+
+    def __init__(self, manifest: DeviceManifest, engine: Engine | Decider, fallback: Fallback | None = None) -> None:
         self.manifest = manifest
         self._decider = engine if isinstance(engine, Decider) else Loop(manifest, engine)
         self._fallback = fallback
@@ -38,11 +42,13 @@ class Device:
         engine: EngineChoice = "onnxruntime",
         fallback: Fallback | None = None,
         trust: Trust | None = None,
+        threshold: ThresholdChoice = "adaptive",
     ) -> Device:
         """Check every byte of a bundle, a folder or a .tar, and load it. ArtifactError, ContractMismatch,
-        EngineUnavailable; with `trust`, ArtifactUntrusted unless one of its keys signed it.
+        EngineUnavailable; with `trust`, ArtifactUntrusted unless one of its keys signed it. threshold: "fixed" has exit
+        2's not follow the stream.
         """
-        manifest = open_device_bundle(bundle, trust)
+        manifest = with_threshold(open_device_bundle(bundle, trust), threshold)
         return cls(manifest, open_engine(bundle, manifest, engine), fallback)
 
     def answer(self, image: NDArray[Any]) -> Answer:
@@ -81,7 +87,7 @@ class Device:
         decision = self._decider.decide(image)
         label = decision.label
         answer = Answer(
-            label, self._names[label], decision.exit, decision.probability, decision.scores, label,
+            label, self._names[label], decision.exit, decision.probability, decision.scores, decision.threshold, label,
             time.perf_counter() - started,
         )  # fmt: skip
         answer.would_offload = decision.feature is not None

@@ -3,8 +3,8 @@
 Answers every image of a file, then writes one JSON document:
 
     samples          columns, one value an image: label, exit ("exit1", "exit2", "cloud"), local_label, score1, score2
-                     (null if exit 2 was not reached), probability, seconds, bytes_sent, bytes_received, would_offload,
-                     degraded, reason (null unless degraded)
+                     (null if exit 2 was not reached), threshold (what the last of them was held against), probability,
+                     seconds, bytes_sent, bytes_received, would_offload, degraded, reason (null unless degraded)
     peak_rss_bytes   most memory that the process ever held (VmHWM)
     cpu_seconds      user and system time of the whole process
     torch_loaded     false, or the process fails, with the engines onnxruntime and native
@@ -32,6 +32,7 @@ from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import ConfigError, DataForeign, DataMissing, EngineError, HarmonyError
 from harmony.core.sealed import write_atomically
 from harmony.device.answer import Answer, Fallback
+from harmony.device.decision import ThresholdChoice, with_threshold
 from harmony.device.engine import EngineChoice, open_engine
 from harmony.device.runner import Device
 
@@ -42,8 +43,8 @@ IMAGES = "images"
 MAX_HEADER_BYTES = 1 << 20
 _DTYPES = {"U8": "u1", "F32": "<f4"}
 _COLUMNS = (
-    "label", "exit", "local_label", "probability", "seconds", "bytes_sent", "bytes_received", "would_offload",
-    "degraded", "reason",
+    "label", "exit", "local_label", "threshold", "probability", "seconds", "bytes_sent", "bytes_received",
+    "would_offload", "degraded", "reason",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Open the bundle, answer every image, write the report."""
-    manifest = open_device_bundle(options.bundle, _trust(options.trust))
+    manifest = with_threshold(open_device_bundle(options.bundle, _trust(options.trust)), options.threshold)
     fallback = _fallback(options, manifest)
     device = Device(manifest, open_engine(options.bundle, manifest, options.engine), fallback)
     columns = answer_all(device, options.images, options.limit)
@@ -96,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server", help="URL of the fallback service; without one, exit 2 has the last word")
     parser.add_argument("--key-env", metavar="NAME", help="environment variable that holds the API key")
     parser.add_argument("--engine", choices=get_args(EngineChoice), default="onnxruntime")
+    parser.add_argument(
+        "--threshold", choices=get_args(ThresholdChoice), default="adaptive", help="whether exit 2's follows the stream"
+    )
     parser.add_argument("--deadline", type=float, default=1.0, metavar="S", help="seconds for one offload (default 1)")
     parser.add_argument(
         "--trust", type=Path, action="append", metavar="PUB", help="public key, list or folder of them; repeatable"

@@ -16,7 +16,8 @@ int64_t nanoseconds(Clock::time_point begin, Clock::time_point end) {
 Device::Device(Bundle bundle, const std::string& where)
     : manifest_(std::move(bundle.manifest)),
       program_(std::move(bundle.program), manifest_, where + "/" + manifest_.program),
-      prepare_(manifest_.image) {}
+      prepare_(manifest_.image),
+      threshold_(manifest_.held_out, manifest_.exits[1].threshold) {}
 
 harmony_decision Device::answer(const void* image, size_t bytes) {
   const Clock::time_point begin = Clock::now();
@@ -24,11 +25,16 @@ harmony_decision Device::answer(const void* image, size_t bytes) {
   feature_ = nullptr;
   Outputs outputs = program_.run(0, prepare_(image, bytes));
   decision.prepare_ns = nanoseconds(begin, outputs.begin);
-  bool sure = pass(0, outputs, decision) >= manifest_.exits[0].threshold;
-  if (!sure) {
+  decision.threshold = manifest_.exits[0].threshold;
+  bool sure = pass(0, outputs, decision) >= decision.threshold;
+  if (sure) {
+    threshold_.judge(AdaptiveThreshold::surest());
+  } else {
     outputs = program_.run(1, outputs.carried);
     feature_ = outputs.carried;
-    sure = pass(1, outputs, decision) >= manifest_.exits[1].threshold;
+    const float score = pass(1, outputs, decision);
+    decision.threshold = threshold_.judge(score);
+    sure = score >= decision.threshold;
   }
   const Best best = best_of(outputs.logits, manifest_.own.size());
   decision.exit = decision.scores;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "adaptive.h"
 #include "folder.h"
 #include "harmony.h"
 #include "image.h"
@@ -17,6 +18,9 @@ class Device {
   Device(Bundle bundle, const std::string& where);
 
   harmony_decision answer(const void* image, size_t bytes);
+
+  // Exit 2's threshold no longer follows the stream.
+  void fix_threshold() { threshold_.stop_following(); }
 
   // The feature of the last answer, valid until the next; ConfigError if that did not reach exit 2.
   const float* feature() const;
@@ -37,6 +41,7 @@ class Device {
   Manifest manifest_;
   Program program_;
   Prepare prepare_;
+  AdaptiveThreshold threshold_;
   const float* feature_ = nullptr;
   std::vector<uint8_t> frame_;
 };

@@ -163,6 +163,10 @@ harmony_status harmony_answer(harmony_device* device, const void* image, size_t 
   });
 }
 
+harmony_status harmony_fix_threshold(harmony_device* device, harmony_error* error) {
+  return with(device, error, [=] { device->device.fix_threshold(); });
+}
+
 harmony_status harmony_feature(const harmony_device* device, const float** feature, harmony_error* error) {
   return with(device, error, [=] {
     require(feature, "feature");

@@ -29,7 +29,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this file that an already compiled caller would notice. */
-#define HARMONY_ABI 1
+#define HARMONY_ABI 2
 
 /* The named errors of core/errors.py that a device can meet. */
 typedef enum harmony_status {
@@ -75,6 +75,7 @@ typedef struct harmony_decision {
   int32_t scores;        /* how many exits were passed */
   float score[2];
   double probability;    /* softmax of the label over the own classes */
+  double threshold;      /* that the last of the scores was held against */
   int64_t prepare_ns;    /* scaling the image and handing it to ExecuTorch */
   int64_t engine_ns[2];  /* inside ExecuTorch, by exit; 0 if not reached */
   int64_t total_ns;
@@ -125,6 +126,10 @@ HARMONY_API const char* harmony_class_name(const harmony_device* device, int32_t
 /* The whole early-exit loop for one image (height, width, channels), unscaled, of info.image_bytes bytes. */
 HARMONY_API harmony_status harmony_answer(harmony_device* device, const void* image, size_t image_bytes,
                                           harmony_decision* decision, harmony_error* error);
+
+/* From now on exit 2 has the fixed threshold of the manifest. Without this call it follows the stream of images, if the
+ * manifest has held-out scores: until something foreign comes, nothing is sent (docs/bundle.md). */
+HARMONY_API harmony_status harmony_fix_threshold(harmony_device* device, harmony_error* error);
 
 /* The feature of the last answer that reached exit 2: (channels, height, width). The device's own buffer, valid until
  * the next answer. ConfigError if it did not get so far. */

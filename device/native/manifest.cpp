@@ -15,6 +15,8 @@ constexpr double kLongestSide = 4096;
 constexpr size_t kMostClasses = 100'000;
 constexpr double kMostBytes = 1ull << 40;
 constexpr double kSteepest = 1e30;  // scaling an image beyond it leaves float32
+constexpr uint64_t kMostHeldOut = 512;  // that count one by one; of more, only every second, third … is listed
+constexpr double kMostImages = 1ull << 31;
 
 // A value of the document that knows its way from the root, so that every refusal can name it.
 class Field {
@@ -41,6 +43,7 @@ class Field {
   }
 
   bool has(const char* name) const { return find(name) != nullptr; }
+  bool null() const { return value_.kind == Json::Kind::kNull; }
 
   Field operator[](const char* name) const {
     const Json* const inside = find(name);
@@ -215,6 +218,22 @@ Exit read_exit(const Field& field, const char* name, bool gate) {
   return exit;
 }
 
+HeldOut read_held_out(const Field& root) {
+  if (!root.has("held_out") || root["held_out"].null()) return {};
+  const Field field = root["held_out"];
+  field.require({"images", "scores"});
+  HeldOut held_out;
+  held_out.images = field["images"].whole(1, kMostImages);
+  const Field scores = field["scores"];
+  const uint64_t wanted = held_out.images / (2 * held_out.step()) + 1;
+  if (scores.items() != wanted) scores.refuse("needs " + std::to_string(wanted) + " values for so many images");
+  for (size_t i = 0; i < wanted; ++i) {
+    held_out.scores.push_back(scores.item(i).number());
+    if (i > 0 && held_out.scores[i] < held_out.scores[i - 1]) scores.refuse("is not in ascending order");
+  }
+  return held_out;
+}
+
 Codec read_codec(const Field& field) {
   if (field.has("model")) field["model"].text();
   if (!field.has("codec")) return Codec::kInt8Zstd;
@@ -259,6 +278,8 @@ Json parse_document(const std::string& text, const std::string& where) {
 
 }  // namespace
 
+uint64_t HeldOut::step() const { return (images + kMostHeldOut - 1) / kMostHeldOut; }
+
 std::string ImageSpec::text() const {
   return std::to_string(height) + "x" + std::to_string(width) + "x" + std::to_string(channels) +
          (is_float ? " float32" : " uint8");
@@ -271,7 +292,7 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   root.require({"format", "format_version", "files", "harmony_version", "run", "method", "client", "architecture",
                 "dataset", "image", "feature", "classes", "exits", "gate", "fallback", "engines", "parameters"},
                // What it learns with, and that it learnt, is not for this core.
-               {"tolerance", "checkpoint", "training", "personal"});
+               {"held_out", "tolerance", "checkpoint", "training", "personal"});
   Manifest manifest;
   manifest.files = read_files(root["files"]);
   manifest.image = read_image(root["image"]);
@@ -286,6 +307,7 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   if (exits.items() != 2) exits.refuse("needs exit1, then exit2");
   manifest.exits[0] = read_exit(exits.item(0), "exit1", manifest.gate);
   manifest.exits[1] = read_exit(exits.item(1), "exit2", manifest.gate);
+  manifest.held_out = read_held_out(root);
   root["fallback"].require({}, {"model", "codec"});
   manifest.codec = read_codec(root["fallback"]);
   manifest.program = read_program(root["engines"], manifest.files);

@@ -42,12 +42,21 @@ struct Exit {
   double threshold;
 };
 
+// The lower half of the held-out scores (class HeldOut of core/adaptive.py); without scores nothing is known of them.
+struct HeldOut {
+  uint64_t images = 0;
+  std::vector<double> scores;
+
+  uint64_t step() const;  // ranks from one score to the next
+};
+
 struct Manifest {
   ImageSpec image;
   FeatureSpec feature;
   std::vector<std::string> names;  // of classes, by label
   std::vector<size_t> own;         // labels, ascending
   Exit exits[2];
+  HeldOut held_out;
   bool gate;
   Codec codec;
   std::string program;  // file of the engine `executorch`; empty if the bundle has none

@@ -25,7 +25,7 @@ using harmony::Failure;
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kHelp =
-    "harmony-run BUNDLE IMAGES [--trust PUB]… [--features DIR] [--limit N] [--time]\n"
+    "harmony-run BUNDLE IMAGES [--trust PUB]… [--features DIR] [--limit N] [--fixed] [--time]\n"
     "\n"
     "Answers images with the ExecuTorch program of a device bundle, and prints one line of JSON for each.\n"
     "IMAGES: a .npy file (n, height, width, channels), or the same bytes without a header.\n"
@@ -34,6 +34,7 @@ constexpr const char* kHelp =
     "  --features DIR  write the feature of every image that no exit was sure of to DIR/NUMBER.hff,\n"
     "                  a frame as the cloud takes it\n"
     "  --limit N       only the first N images\n"
+    "  --fixed         exit 2's threshold does not follow the stream\n"
     "  --time          a last line: median microseconds of every stage by the exit taken, and the peak memory\n"
     "\n"
     "Exit code 2 and one line on stderr for whatever is wrong.\n";
@@ -42,7 +43,7 @@ struct Options {
   std::string bundle, images, features;
   std::vector<std::string> trust;
   uint64_t limit = UINT64_MAX;
-  bool time = false;
+  bool time = false, fixed = false;
 };
 
 uint64_t read_number(const char* text) {
@@ -67,6 +68,8 @@ Options read_options(int count, char** arguments) {
       options.trust.emplace_back(arguments[++i]);
     } else if (one == "--limit") {
       options.limit = read_number(arguments[++i]);
+    } else if (one == "--fixed") {
+      options.fixed = true;
     } else if (one == "--time") {
       options.time = true;
     } else if (one.rfind("--", 0) == 0) {
@@ -120,6 +123,8 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   const harmony_info& info() const { return info_; }
+
+  void fix_threshold() { require(harmony_fix_threshold(device_, &error_)); }
 
   harmony_decision answer(const std::vector<uint8_t>& image) {
     harmony_decision decision;
@@ -179,7 +184,8 @@ void print_decision(uint64_t number, const harmony_decision& decision, const std
   std::printf(", \"probability\": %.17g", decision.probability);
   std::printf(", \"scores\": [%.9g", static_cast<double>(decision.score[0]));
   if (decision.scores > 1) std::printf(", %.9g", static_cast<double>(decision.score[1]));
-  std::printf("], \"would_offload\": %s}\n", decision.would_offload ? "true" : "false");
+  std::printf("], \"threshold\": %.17g, \"would_offload\": %s}\n", decision.threshold,
+              decision.would_offload ? "true" : "false");
 }
 
 // The most memory that this process ever held, in KiB; 0 where the kernel does not say.
@@ -210,6 +216,7 @@ void make_folder(const std::string& folder) {
 
 void run(const Options& options) {
   Device device(options.bundle, read_trust(options.trust));
+  if (options.fixed) device.fix_threshold();
   harmony::Images images(options.images, device.info());
   make_folder(options.features);
   std::vector<uint8_t> image(device.info().image_bytes);

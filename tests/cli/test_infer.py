@@ -104,6 +104,7 @@ def test_json_has_everything(
     (answer,) = json.loads(capsys.readouterr().out)
     assert (answer["label"], answer["class_name"], answer["exit"]) == (1, "right", "exit2")
     assert (answer["degraded"], answer["would_offload"], len(answer["scores"])) == (False, False, 2)
+    assert answer["threshold"] == 0.8
     assert answer["input"] == str(right)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from harmony.core.adaptive import SENDS_NOTHING, SUREST, AdaptiveThreshold, HeldOut, sent_in_order
 from harmony.core.errors import CloudTimeout, InvalidInput
 from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import score, softmax
@@ -62,6 +63,33 @@ def test_leaves_at_exit1_if_its_score_reaches_the_threshold(make_bundle: Make, t
         assert answer.scores[0] == pytest.approx(value, abs=1e-4)
         assert len(answer.scores) == (1 if exit_ == "exit1" else 2)
         assert not answer.would_offload
+
+
+def test_exit_2_follows_the_stream_as_evaluation_says(make_bundle: Make, tmp_path: Path) -> None:
+    """The same images are sent as by the function that `harmony evaluate` asks. Foreign is what scores low."""
+    images = [_image(seed) for seed in range(300)]
+    plain = Device.open(make_bundle(tmp_path / "plain", thresholds=(1.0, 0.0)))
+    surety = np.array([SUREST if len(one.scores) == 1 else one.scores[1] for one in map(plain.answer, images)], "f4")
+    own, foreign = np.flatnonzero(surety > 0), np.flatnonzero(surety < -2)
+    held_out = HeldOut.of(surety[own[::2]])
+    assert held_out is not None
+    rng = np.random.default_rng(0)
+    quiet, mixed = rng.choice(own, 200), rng.permutation(np.append(rng.choice(own, 200), rng.choice(foreign, 100)))
+    stream = np.concatenate([quiet, mixed, quiet, quiet, quiet])
+    bundle = make_bundle(tmp_path / "b", thresholds=(1.0, 0.5), held_out=held_out)
+
+    answers = list(map(Device.open(bundle).answer, [images[at] for at in stream]))
+    assert [one.would_offload for one in answers] == sent_in_order(
+        AdaptiveThreshold(held_out, 0.5), surety[stream]
+    ).tolist()
+    assert {one.threshold for one in answers} == {1.0, 0.5, SENDS_NOTHING}
+    assert not any(one.would_offload for one in answers[16:200] + answers[-50:])
+    assert sum(one.would_offload for one in answers[200:500]) > 60
+
+    fixed = map(Device.open(bundle, threshold="fixed").answer, [images[at] for at in stream])
+    assert [(one.would_offload, one.threshold in (1.0, 0.5)) for one in fixed] == [
+        (bool(score < 0.5), True) for score in surety[stream]
+    ]
 
 
 def test_label_name_and_probability_are_those_of_the_own_classes(make_bundle: Make, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from harmony.core.adaptive import SENDS_NOTHING, HeldOut
 from harmony.core.errors import DataForeign, DataMissing, HarmonyError, InvalidInput
 from harmony.core.spec import ImageSpec
 from harmony.device import Device
@@ -22,8 +23,8 @@ from harmony.device.images import read_image
 from harmony.device.stream import map_images
 
 COLUMNS = {
-    "label", "exit", "local_label", "probability", "seconds", "bytes_sent", "bytes_received", "would_offload",
-    "degraded", "reason", "score1", "score2",
+    "label", "exit", "local_label", "threshold", "probability", "seconds", "bytes_sent", "bytes_received",
+    "would_offload", "degraded", "reason", "score1", "score2",
 }  # fmt: skip
 GREY = ImageSpec(height=4, width=5, channels=1, mean=(0,), std=(1,))
 
@@ -61,6 +62,22 @@ def test_a_stream_answers_as_the_device_does_without_torch(
         assert samples["score1"][row] == pytest.approx(answer.scores[0])
         assert (samples["score2"][row] is None) == (answer.exit == "exit1")
     assert len(set(samples["exit"])) == 2, "both exits must have been taken, or the test says little"
+
+
+def test_its_threshold_follows_the_stream_unless_it_is_fixed(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    """Held-out scores far below whatever comes: nothing looks foreign."""
+    bundle = make_bundle(tmp_path / "b", held_out=HeldOut(images=1, scores=(-1e9,)))
+    values = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    save_file({"images": values}, tmp_path / "images.safetensors")
+    found = {}
+    for choice in ("adaptive", "fixed"):
+        out = tmp_path / f"{choice}.json"
+        done = run_stream(bundle, "--images", tmp_path / "images.safetensors", "--out", out, "--threshold", choice)
+        assert (done.returncode, done.stderr) == (0, "")
+        samples = json.loads(out.read_text())["samples"]
+        found[choice] = list(zip(samples["threshold"], samples["would_offload"], strict=True))
+    assert found["adaptive"] == [(1e9, True)] * 16 + [(SENDS_NOTHING, False)] * 4
+    assert found["fixed"] == [(1e9, True)] * 20
 
 
 def test_a_stream_with_a_cloud(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from harmony.core.adaptive import SENDS_NOTHING, SUREST, HeldOut
 from harmony.core.bundle import DeviceManifest, Exit, Fallback, open_device_bundle
 from harmony.core.errors import EngineError, InvalidInput
 from harmony.core.scores import ScoreName
@@ -46,7 +48,7 @@ def _lasting(decision: Decision) -> Decision:
 
 def _assert_same(found: Decision, expected: Decision) -> None:
     assert found[:2] == expected[:2]
-    assert found.scores == expected.scores
+    assert (found.scores, found.threshold) == (expected.scores, expected.threshold)
     assert found.probability == pytest.approx(expected.probability, rel=1e-15)
     assert (found.feature is None) == (expected.feature is None)
     if found.feature is not None and expected.feature is not None:
@@ -69,6 +71,27 @@ def test_the_same_bits_as_the_python_path_on_the_same_program(engine: NativeEngi
         ways.add((found.exit, found.feature is None, found.label))
     assert len({way[:2] for way in ways}) == 3, "the images must leave at exit 1, at exit 2, and at neither"
     assert len({way[2] for way in ways}) > 1
+
+
+def test_a_threshold_that_follows_takes_the_same_exits_over_a_stream(native: Path, real: Path, images: Images) -> None:
+    """2,000 images: first such as were held out, then such as the device is unsure of, and again."""
+    program, manifest, _ = _program(real)
+    plain = NativeEngine(program, manifest, real)
+    sure = np.array([plain.decide(image).scores[-1] >= manifest.exits[1].threshold for image in images])
+    held_out = [found.scores for found in _decisions(plain, images[sure])]
+    surety = np.array([SUREST if len(scores) == 1 else scores[1] for scores in held_out], np.float32)
+    known = manifest.model_copy(update={"held_out": HeldOut.of(surety)})
+    core, python = NativeEngine(program, known, real), Loop(known, NativeEngine(program, known, real))
+    rng, thresholds = np.random.default_rng(0), []
+    for share in (1, 0.5, 1, 0.8):
+        drawn = np.where(rng.random(500) < share, rng.choice(np.flatnonzero(sure), 500), rng.integers(0, len(images)))
+        for image in images[drawn]:
+            expected = python.decide(image)
+            _assert_same(core.decide(image), expected)
+            thresholds.append(expected.threshold)
+    changes = [one for one, _ in groupby(one for one in thresholds if one != manifest.exits[0].threshold)]
+    fixed = manifest.exits[1].threshold
+    assert changes[:4] == [fixed, SENDS_NOTHING, fixed, SENDS_NOTHING]
 
 
 def test_the_same_decisions_as_onnx_runtime(engine: NativeEngine, real: Path, images: Images) -> None:

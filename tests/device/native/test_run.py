@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from harmony.core.bundle import open_device_bundle
+from harmony.core.errors import ArtifactCorrupt
 from harmony.device import Device
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -54,6 +57,48 @@ def test_a_device_process_with_the_native_engine(
     assert (report["engine"], report["torch_loaded"]) == ("native", False)
     for name in ("exit", "label", "would_offload", "probability"):
         assert report["samples"][name] == [row[name] for row in rows]
+
+
+def test_its_threshold_follows_the_stream_unless_it_is_fixed(
+    native: Path, real: Path, images: NDArray[np.uint8], run: Run, changed: Callable[..., None], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(real, bundle)
+    np.save(tmp_path / "images.npy", images)
+    fixed = [row["threshold"] for row in _rows(run(real, tmp_path / "images.npy"))]
+    changed(bundle, held_out={"images": 4, "scores": [-100.0, -99.0, -98.0]})
+    rows = _rows(run(bundle, tmp_path / "images.npy"))
+    device = Device.open(bundle, engine="native")
+    assert [row["threshold"] for row in rows] == [device.answer(image).threshold for image in images]
+    assert not any(row["would_offload"] for row in rows[16:])
+    assert [row["threshold"] for row in _rows(run(bundle, tmp_path / "images.npy", "--fixed"))] == fixed
+    device = Device.open(bundle, engine="native", threshold="fixed")
+    assert [device.answer(image).threshold for image in images] == fixed
+
+
+@pytest.mark.parametrize(
+    ("held_out", "problem"),
+    [
+        ({"images": 4, "scores": [1.0, 2.0]}, "held_out.scores: needs 3 values"),
+        ({"images": 4, "scores": [1.0, 3.0, 2.0]}, "held_out.scores: is not in ascending order"),
+        ({"images": 0, "scores": [1.0]}, "held_out.images: is not a whole number from 1"),
+        ({"images": 1, "scores": ["a"]}, "held_out.scores.0: is not a number"),
+        ({"images": 2**40, "scores": [1.0]}, "held_out.images: is not a whole number"),
+        ({"images": 1, "scores": [1.0], "more": 1}, "held_out.more: is not a field"),
+        ([], "held_out: is not an object"),
+    ],
+)
+def test_held_out_scores_that_make_no_sense_are_refused(
+    held_out: object, problem: str, real: Path, run: Run, changed: Callable[..., None], tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(real, bundle)
+    changed(bundle, held_out=held_out)
+    done = run(bundle, tmp_path / "images.npy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert problem in done.stderr
+    with pytest.raises(ArtifactCorrupt, match="held_out"):
+        open_device_bundle(bundle)
 
 
 def test_bytes_without_a_header_are_images_too(real: Path, images: NDArray[np.uint8], run: Run, tmp_path: Path) -> None:
