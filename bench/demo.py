@@ -244,7 +244,7 @@ class _Story:
 
 
 def to_curves(found: Evaluation) -> MethodCurves:
-    """What training's evaluation says, in the report's terms."""
+    """What training's evaluation says, in the report's terms. Thresholds follow the stream, as devices' do."""
     return MethodCurves(
         clients=tuple(
             ClientCurve(
@@ -254,9 +254,9 @@ def to_curves(found: Evaluation) -> MethodCurves:
                     CurvePoint(
                         rho=one.rho,
                         accuracy=Accuracy(
-                            overall=one.overall,
-                            id=one.id,
-                            ood=one.ood,
+                            overall=one.overall if one.adaptive is None else one.adaptive,
+                            id=one.id if one.adaptive_id is None else one.adaptive_id,
+                            ood=one.ood if one.adaptive_ood is None else one.adaptive_ood,
                             client=one.client_only,
                             server=one.server_only,
                             oracle=one.oracle,

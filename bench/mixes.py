@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmony.bench.results import Accuracy, MixResult
+from harmony.core.adaptive import SUREST, AdaptiveThreshold, sent_in_order
 from harmony.core.mix import TestMix, test_mix
 
 Labels = NDArray[np.int64]
@@ -27,8 +28,8 @@ class Answers:
     """What a device said to n images, in the order of the stream.
 
     exits: "exit1", "exit2" or "cloud"; label: the answer; local: the device's own; unsure: no exit was sure enough;
-    degraded: the cloud was asked and did not help; replay: what exit 2 and the back
-    end would have said to every image, None if there was no back end to ask.
+    degraded: the cloud was asked and did not help; replay: what exit 2 and the back end would have said to every image,
+    None if there was no back end to ask; surety: exit 2's scores, SUREST for what left at exit 1, None if nobody asks.
     """
 
     truth: Labels
@@ -39,6 +40,7 @@ class Answers:
     unsure: NDArray[np.bool_]
     degraded: NDArray[np.bool_]
     replay: Replay | None = None
+    surety: NDArray[np.float32] | None = None
 
     def only(self, chosen: NDArray[np.bool_]) -> Answers:
         """The answers to some of the images."""
@@ -51,6 +53,22 @@ class Answers:
             unsure=self.unsure[chosen],
             degraded=self.degraded[chosen],
             replay=None if self.replay is None else Replay(*(labels[chosen] for labels in self.replay)),
+            surety=None if self.surety is None else self.surety[chosen],
+        )
+
+    def followed_by(self, adaptive: AdaptiveThreshold) -> Answers:
+        """What a device whose threshold follows says to a stream of just these images; as it is without a replay."""
+        if self.replay is None or self.surety is None:
+            return self
+        sent = sent_in_order(adaptive, self.surety)
+        helped = sent & ~self.degraded
+        local = np.where(self.surety == SUREST, "exit1", "exit2")
+        return replace(
+            self,
+            exits=np.where(helped, "cloud", local),
+            label=np.where(helped, self.replay.server, self.local),
+            unsure=sent,
+            degraded=sent & self.degraded,
         )
 
 
@@ -75,15 +93,18 @@ def by_rho(
     own: Sequence[int],
     rhos: Sequence[float],
     seed: int,
+    follow: Callable[[], AdaptiveThreshold] | None = None,
 ) -> tuple[MixResult, ...]:
     """One result a ρ, out of the answers to `stream`, which is the mix of the largest ρ (or a part of it).
 
-    labels: of the whole test set; seed: that of the mix.
+    labels: of the whole test set; seed: that of the mix; follow: a new threshold as the device had it at its start, if
+    that followed the stream: at a smaller ρ it goes another way, which is replayed from the scores.
     """
     results = []
     for rho in sorted(set(rhos)):
-        wanted = test_mix(labels, own, rho, seed).indices
-        results.append(_result(rho, answers.only(np.isin(stream.indices, wanted))))
+        part = answers.only(np.isin(stream.indices, test_mix(labels, own, rho, seed).indices))
+        whole = len(part.truth) == len(answers.truth)
+        results.append(_result(rho, part if whole or follow is None else part.followed_by(follow())))
     return tuple(results)
 
 

@@ -20,9 +20,11 @@ from safetensors.numpy import load_file
 from harmony.bench.bare import BareFrontEnd
 from harmony.bench.job import IMAGES, KEY_ENV, Job, Measured, Samples
 from harmony.bench.results import AnswerPath
+from harmony.core.adaptive import SENDS_NOTHING, SUREST, AdaptiveThreshold, HeldOut
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.preprocess import Preprocessor
-from harmony.device import Device, FallbackClient
+from harmony.device import Device, FallbackClient, open_engine
+from harmony.device.decision import Loop
 
 SPARSE_PAUSE_S = 0.02
 WARM_UP = 10
@@ -68,21 +70,40 @@ def in_turns(
     )
 
 
+class _Pinned(AdaptiveThreshold):
+    """Takes the time of following the stream, but has every image take the way on which it is to be timed."""
+
+    def __init__(self, held_out: HeldOut, threshold: float) -> None:
+        super().__init__(held_out, threshold)
+        self._pinned = threshold
+
+    def judge(self, score: float) -> float:
+        super().judge(score)
+        return self._pinned
+
+
 def measure(job: Job) -> Measured:
     """Open the bundle, answer once, then time every path of the job. Errors: those of opening and answering."""
     images, manifest = load_file(job.images)[IMAGES], open_device_bundle(job.bundle)
     with _fallback(job, manifest) as fallback:
-        device = Device.open(job.bundle, engine=job.engine, fallback=fallback)
-        first = lap(device.answer, images[0])
+        engine = open_engine(job.bundle, manifest, job.engine)
+        first = lap(Device(manifest, engine, fallback).answer, images[0])
         bare = _bare(job, manifest)
         prepare = Preprocessor(manifest.image)
         paths: dict[AnswerPath, Samples] = {}
         for path, rows in job.paths.items():
             pairs = [(images[row], prepare(images[row][None])) for row in rows]
+            device = Device(manifest, Loop(manifest, engine, _pinned(manifest, path)), fallback)
             warm_up(device.answer, bare.get(path), pairs)
             pause_s = SPARSE_PAUSE_S if job.regime == "sparse" else 0.0
             paths[path] = in_turns(device.answer, bare.get(path), pairs, rounds=job.rounds, pause_s=pause_s)
     return Measured(first_answer_s=first.wall_s, paths=paths)
+
+
+def _pinned(manifest: DeviceManifest, path: AnswerPath) -> _Pinned | None:
+    if manifest.held_out is None:
+        return None
+    return _Pinned(manifest.held_out, SUREST if path == "cloud" else SENDS_NOTHING)
 
 
 def _fallback(job: Job, manifest: DeviceManifest) -> AbstractContextManager[FallbackClient | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +35,8 @@ from harmony.bench.speed import speed_bars
 from harmony.bench.statistics import summarise
 from harmony.bench.stream import Cloud, Stream, run_stream
 from harmony.cloud.process import running_service
-from harmony.core.bundle import VECTORS, EngineName, read_vectors
+from harmony.core.adaptive import AdaptiveThreshold
+from harmony.core.bundle import VECTORS, DeviceManifest, EngineName, read_vectors
 from harmony.core.spec import Frozen
 from harmony.core.wire import CODECS, encode
 
@@ -182,6 +184,7 @@ class _Work:
                 own=manifest.classes.own,
                 rhos=settings.rhos,
                 seed=settings.seed,
+                follow=_follow(manifest),
             ),
             process=stream.process,
             wire=wire,
@@ -211,7 +214,13 @@ def _answers(target: Target, stream: Stream, known: Replay | None) -> Answers:
         unsure=stream.unsure,
         degraded=stream.degraded,
         replay=known,
+        surety=stream.surety,
     )
+
+
+def _follow(manifest: DeviceManifest) -> Callable[[], AdaptiveThreshold] | None:
+    held_out = manifest.held_out
+    return None if held_out is None else partial(AdaptiveThreshold, held_out, manifest.exits[1].threshold)
 
 
 def _wire(target: Target, stream: Stream) -> Wire:

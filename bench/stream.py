@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from harmony.bench.child import run_module
 from harmony.bench.job import KEY_ENV
 from harmony.bench.results import Process
+from harmony.core.adaptive import SUREST
 from harmony.core.bundle import EngineName
 
 
@@ -28,13 +29,15 @@ class Stream:
     """What a device process said, one value an image.
 
     label: the answer; local: the device's own; exits: "exit1", "exit2" or "cloud"; unsure: no exit was sure enough;
-    degraded: the cloud was asked, but did not help; bytes_sent, bytes_received: HTTP bodies of its offload.
+    surety: exit 2's score, SUREST for what left at exit 1; degraded: the cloud was asked, but did not help; bytes_sent,
+    bytes_received: HTTP bodies of its offload.
     """
 
     label: NDArray[np.int64]
     local: NDArray[np.int64]
     exits: NDArray[np.str_]
     unsure: NDArray[np.bool_]
+    surety: NDArray[np.float32]
     degraded: NDArray[np.bool_]
     bytes_sent: NDArray[np.int64]
     bytes_received: NDArray[np.int64]
@@ -71,6 +74,7 @@ def _parse(report: dict[str, Any]) -> Stream:
         local=np.asarray(columns["local_label"], np.int64),
         exits=np.asarray(columns["exit"], np.str_),
         unsure=np.asarray(columns["would_offload"], np.bool_),
+        surety=np.asarray([SUREST if score is None else score for score in columns["score2"]], np.float32),
         degraded=np.asarray(columns["degraded"], np.bool_),
         bytes_sent=np.asarray(columns["bytes_sent"], np.int64),
         bytes_received=np.asarray(columns["bytes_received"], np.int64),

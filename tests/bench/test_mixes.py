@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from harmony.bench.mixes import Answers, Replay, accuracy, by_rho, limited
+from harmony.core.adaptive import SUREST, AdaptiveThreshold, HeldOut
 from harmony.core.mix import TestMix
 from harmony.core.mix import test_mix as make_mix
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
 OWN = (1, 4, 7)
 RHOS = (0.0, 0.4, 1.0)
+SCORES = np.random.default_rng(1).normal(np.where(np.isin(LABELS, OWN), 3, -1), 1).astype(np.float32)
+FIXED = 1.5
+HELD_OUT = HeldOut(images=100, scores=tuple(np.linspace(0.7, 3, 51).tolist()))
 
 
 def _answer(mix: TestMix) -> Answers:
@@ -37,6 +43,36 @@ def test_a_smaller_mix_is_cut_out_of_the_largest() -> None:
         assert (one.n_id, one.n_ood) == (int(alone.is_id.sum()), int((~alone.is_id).sum()))
         assert one.cloud == pytest.approx(float(np.mean(answers.exits == "cloud")))
         assert one.exit1 + one.exit2 + one.cloud == pytest.approx(1)
+
+
+def _following(mix: TestMix) -> Answers:
+    """A device whose threshold of exit 2 follows the stream, image by image; the cloud is away for every 30th."""
+    adaptive, plain = AdaptiveThreshold(HELD_OUT, FIXED), _answer(mix)
+    assert plain.replay is not None
+    surety = np.where(plain.exits == "exit1", SUREST, SCORES[mix.indices]).astype(np.float32)
+    unsure = np.array([score < adaptive.judge(score) for score in surety.tolist()])
+    away = unsure & (mix.indices % 30 == 0)
+    sent = unsure & ~away
+    exits = np.where(plain.exits == "exit1", "exit1", np.where(sent, "cloud", "exit2"))
+    label = np.where(sent, plain.replay.server, plain.local)
+    return replace(plain, exits=exits, label=label, unsure=unsure, degraded=away, surety=surety)
+
+
+def test_at_a_smaller_rho_a_threshold_that_follows_goes_the_way_of_that_stream() -> None:
+    stream = make_mix(LABELS, OWN, 1.0, 3)
+    whole = _following(stream)
+    found = by_rho(
+        stream, whole, labels=LABELS, own=OWN, rhos=RHOS, seed=3, follow=lambda: AdaptiveThreshold(HELD_OUT, FIXED)
+    )
+    cut = by_rho(stream, whole, labels=LABELS, own=OWN, rhos=RHOS, seed=3)
+    for one in found:
+        alone = _following(make_mix(LABELS, OWN, one.rho, 3))
+        assert one.accuracy == accuracy(alone)
+        assert one.unsure == float(np.mean(alone.unsure))
+        # Who was answered at the largest ρ, but would have found the cloud away here, is not known.
+        assert abs(one.cloud - float(np.mean(alone.exits == "cloud"))) <= 1 / 30
+    assert found[0].cloud < 0.5 * cut[0].cloud
+    assert found[-1] == cut[-1]
 
 
 def test_accuracy_by_part() -> None:
