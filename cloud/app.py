@@ -22,6 +22,7 @@ from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Refusal
 from harmony.cloud.service import Service
 from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.share import Share
 
 log = logging.getLogger("harmony.cloud")
 _BATCH_SECONDS = 1.0  # for the batches that run while the service stops
@@ -50,8 +51,13 @@ def _is_infer(path: str) -> bool:
     return path.endswith("/infer") and path.startswith("/v2/models/") and path.count("/") in (4, 6)
 
 
-def create_app(models: Sequence[ServedModel] | Opened, settings: ServiceSettings) -> ServiceApp:
-    """The app that serves `models`. Its lifespan starts and stops the model threads, and follows the models' source."""
+def create_app(
+    models: Sequence[ServedModel] | Opened, settings: ServiceSettings, share: Share | None = None
+) -> ServiceApp:
+    """The app that serves `models`. Its lifespan starts and stops the model threads, and follows the models' source.
+
+    share: what it has in common with other workers, None for a service of one process.
+    """
     opened = models if isinstance(models, Opened) else Opened.fixed(models)
     release = version("harmony-sfl")
     app = ServiceApp(
@@ -60,7 +66,7 @@ def create_app(models: Sequence[ServedModel] | Opened, settings: ServiceSettings
         description="Open Inference Protocol v2. `POST /v2/models/{model}/infer` is described in docs/serving.md.",
         lifespan=_lifespan,
     )
-    app.service = Service(opened.models, opened.wanted.aliases, settings, opened.wanted.grants)
+    app.service = Service(opened.models, opened.wanted.aliases, settings, opened.wanted.grants, share)
     app.deployment = Deployment(app.service, opened)
     app.infer = InferEndpoint(app.service)
     for router in control_routes(app.service, app.deployment, release):

@@ -111,7 +111,7 @@ class Batcher:
         now = time.perf_counter()
         job = Job(rows, load, done, now, now + _HEAD_START * (min(priority or 2, 3) - 2))
         self._pending_rows += rows
-        self._statistics.depth.set(self._pending_rows)
+        self._statistics.waiting(self._pending_rows)
         self._queue.put(job)
         return job
 
@@ -138,7 +138,7 @@ class Batcher:
     def _deliver(self, batch: Batch) -> None:
         """On the loop: hand out the answers of one batch."""
         self._pending_rows -= sum(job.rows for job in batch.jobs)
-        self._statistics.depth.set(self._pending_rows)
+        self._statistics.waiting(self._pending_rows)
         if batch.rows:
             self._seconds_a_row += _SMOOTHING * (batch.seconds / batch.rows - self._seconds_a_row)
             waits = [batch.started - job.queued for job in batch.jobs]

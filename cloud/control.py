@@ -214,7 +214,7 @@ def config(lane: Lane, _: Table) -> dict[str, Any]:
 
 def statistics(lane: Lane) -> dict[str, Any]:
     """Counts and times of the model since the start, in nanoseconds."""
-    counted = lane.statistics
+    counted = lane.statistics.counted()
     return {
         "name": lane.model.name,
         "version": lane.model.version,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from harmony.cloud.ledger import Ledger, Row, Shape
 from harmony.cloud.refusal import Refusal
 from harmony.core.errors import ConfigError, DataMissing
 
@@ -20,8 +21,12 @@ ORDINARY: frozenset[KeyScope] = frozenset({"infer", "read"})
 EVERY_SCOPE: frozenset[KeyScope] = frozenset(get_args(KeyScope))
 MIN_KEY_LENGTH = 16
 MAX_KEY_LENGTH = 256
+_ALONE_KEYS = 1024
+USED = 1
+"""Numbers that a worker keeps of a key: its requests under way. What all write is when the next one is due."""
 _SEALED = "sha256:"
 _MAX_FILE_BYTES = 1 << 20
+_ROUNDING_SECONDS = 1e-6
 
 
 def generate_key() -> str:
@@ -92,15 +97,18 @@ class KeyGrant:
 
 
 class Caller:
-    """A key in use. `enter` and `leave` keep its limits without waiting, locking or a database."""
+    """A key in use. `enter` and `leave` keep its limits, over all workers, without waiting, locking or a database.
 
-    __slots__ = ("_filled", "_tokens", "grant", "inflight")
+    Nothing is locked, so N workers that look in the same microsecond may all see the last free place: then N − 1
+    requests more than the limit come in, and no more than that at any time.
+    """
 
-    def __init__(self, grant: KeyGrant) -> None:
+    __slots__ = ("_used", "grant")
+
+    def __init__(self, grant: KeyGrant, used: Row) -> None:
         self.grant = grant
-        self.inflight = 0
-        self._tokens = math.inf  # full: `_refill` takes what is above the limit off
-        self._filled = 0.0
+        self._used = used
+        used.own[0] = 0  # what a worker that is gone had under way
 
     @property
     def name(self) -> str:
@@ -116,22 +124,24 @@ class Caller:
     def enter(self, now: float) -> None:
         """Begin a request; 429 with Retry-After above a limit. now: time.monotonic(). `leave` must follow a success."""
         grant = self.grant
-        if grant.inflight is not None and self.inflight >= grant.inflight:
+        if grant.inflight is not None and self._used.total(0) >= grant.inflight:
             raise _too_many(1, f"this key may have {grant.inflight} requests under way at once")
         if grant.rate is not None:
-            self._refill(now, grant.rate)
-            if self._tokens < 1:
-                raise _too_many((1 - self._tokens) / grant.rate, f"this key may ask {grant.rate:g} times a second")
-            self._tokens -= 1
-        self.inflight += 1
+            self._take_turn(now, grant.rate)
+        self._used.own[0] += 1
 
     def leave(self) -> None:
         """End a request that had entered."""
-        self.inflight -= 1
+        self._used.own[0] -= 1
 
-    def _refill(self, now: float, rate: float) -> None:
-        self._tokens = min(max(1.0, rate), self._tokens + (now - self._filled) * rate)
-        self._filled = now
+    def _take_turn(self, now: float, rate: float) -> None:
+        """One number tells all: when the request after this one were due, if they came evenly. A second's worth may
+        come before it is due (the generic cell rate algorithm, ITU-T I.371)."""
+        due = max(now, self._used.common[0])
+        early = due - now - (max(1.0, rate) - 1) / rate
+        if early > _ROUNDING_SECONDS:
+            raise _too_many(early, f"this key may ask {rate:g} times a second")
+        self._used.common[0] = due + 1 / rate
 
 
 def _too_many(wait: float, message: str) -> Refusal:
@@ -146,8 +156,10 @@ class KeyRing:
     visits could send such a request.
     """
 
-    def __init__(self, grants: Iterable[KeyGrant] = (), *, is_open: bool = False) -> None:
-        self._anyone = Caller(KeyGrant("anyone", "", ORDINARY)) if is_open else None
+    def __init__(self, grants: Iterable[KeyGrant] = (), *, is_open: bool = False, ledger: Ledger | None = None) -> None:
+        """ledger: what keys have used, over all workers; None for this process alone."""
+        self._ledger = ledger or Ledger(Shape(_ALONE_KEYS, 1, USED))
+        self._anyone = Caller(KeyGrant("anyone", "", ORDINARY), self._ledger.row("")) if is_open else None
         self._callers: dict[bytes, Caller] = {}
         self.update(grants)
 
@@ -161,7 +173,7 @@ class KeyRing:
         known, callers = self._callers, {}
         for grant in grants:
             value = bytes.fromhex(grant.digest)
-            callers[value] = known.get(value) or Caller(grant)
+            callers[value] = known.get(value) or Caller(grant, self._ledger.row(grant.digest))
             callers[value].grant = grant
         self._callers = callers
 

@@ -10,6 +10,7 @@ from harmony.cloud.metrics import Metrics
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import unauthorized
 from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.share import Share
 from harmony.cloud.waiting import WaitingRoom
 
 
@@ -25,13 +26,16 @@ class Service:
         aliases: Sequence[Alias],
         settings: ServiceSettings,
         grants: Iterable[KeyGrant] | None = None,
+        share: Share | None = None,
     ) -> None:
-        """grants: keys beside those of the settings. None, and no key in the settings: everybody may ask."""
+        """grants: keys beside those of the settings. None, and no key in the settings: everybody may ask. share: what
+        it has in common with other workers, None for a service of one process."""
         self.settings = settings
         self._given = [*granted(settings.keys, ORDINARY), *granted(settings.admin_keys, EVERY_SCOPE)]
-        self.keys = KeyRing(is_open=not self._given and grants is None)
+        share = share or Share.alone(settings)
+        self.keys = KeyRing(is_open=not self._given and grants is None, ledger=share.keys)
         self.grant(grants)
-        self.metrics = Metrics()
+        self.metrics = Metrics(share.counts)
         lanes = [Lane.of(model, settings, self.metrics) for model in models]
         self.table = Table(lanes, aliases)
         self.draining = False

@@ -25,7 +25,7 @@ class ServiceSettings(Frozen):
     max_json_bytes: JSON is parsed on the event loop into Python objects, so it has a tighter bound than binary tensors.
     queue_seconds: a request is refused when the work ahead of it is estimated to take longer.
     max_inflight_bytes: bodies that are being read or wait, all together.
-    workers: processes that share the port; the limits of bytes, queues and keys are each worker's own.
+    workers: processes that share the port; the limits of bytes and queues are each worker's own.
     tls_cert, tls_key: PEM files, the certificate with its chain and its key; both or none.
     """
 

@@ -20,6 +20,7 @@ from harmony.cloud.direct import DirectConnection
 from harmony.cloud.logs import set_up_logs
 from harmony.cloud.server import DrainingServer, handled_signals, leave
 from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.share import Share
 from harmony.cloud.source import Place
 from harmony.core.errors import HarmonyError
 
@@ -97,7 +98,7 @@ def _serve(config: dict[str, Any], channel: socket.socket) -> None:
     opened = Opened.of(source)
     if not source.shared:  # a load or unload would reach one worker of several
         opened = Opened.fixed(opened.models)
-    app = create_app(opened, settings)
+    app = create_app(opened, settings, Share.of(tuple(config["share"]), config["slot"], settings))
     names = opened.names
     server = WorkerServer(app, settings, lambda: _say({"models": names}), 0, channel=channel)
     with handled_signals(server):

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import IO, Any
 
 from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.share import files
 from harmony.cloud.source import Place
 from harmony.core import errors
 from harmony.core.errors import HarmonyError, ServiceError
@@ -39,20 +40,21 @@ _ACCEPT_AT_ONCE = 64
 class _Worker:
     """One process: connections go out by a socket, its word and its end come by its stdout."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], slot: int) -> None:
+        self.slot = slot
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "harmony.cloud.worker", str(theirs.fileno())],
                 stdin=subprocess.PIPE,  # its end tells the worker that the parent is gone
                 stdout=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *config["share"]],
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops its workers in order
             )
         self.channel.setblocking(False)
         self.started = time.monotonic()
         self.stdin, self.stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
-        self.stdin.write(json.dumps(config).encode() + b"\n")
+        self.stdin.write(json.dumps({**config, "slot": slot}).encode() + b"\n")
         self.stdin.flush()
 
     def hello(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Supervisor:
         self, listener: socket.socket, place: Place, settings: ServiceSettings, level: str, stop_with: int | None
     ) -> None:
         self._listener = listener
-        self._config = {
+        self._config: dict[str, Any] = {
             "place": place.document(),
             "settings": settings.model_dump(mode="json"),
             "log_level": level,
@@ -115,7 +117,7 @@ class Supervisor:
     def run(self, announce: Callable[[tuple[str, ...]], None]) -> None:
         """Start the workers, announce the models' names, hand out connections. ServiceError if workers keep dying."""
         try:
-            with _signals() as wake:
+            with _signals() as wake, files(self._settings) as self._config["share"]:
                 self._start_all(announce)
                 self._loop(wake)
                 self._stop()
@@ -124,8 +126,8 @@ class Supervisor:
                 worker.close()
 
     def _start_all(self, announce: Callable[[tuple[str, ...]], None]) -> None:
-        for _ in range(self._settings.workers):
-            self._workers.append(_Worker(self._config))
+        for slot in range(self._settings.workers):
+            self._workers.append(_Worker(self._config, slot))
         said = [worker.hello() for worker in self._workers]
         announce(tuple(said[0]["models"]))
 
@@ -192,7 +194,8 @@ class Supervisor:
     def _refill(self) -> None:
         """Start what is missing. The others serve meanwhile: nobody waits for a new worker to be ready."""
         while not self._is_complete and time.monotonic() >= self._next_start:
-            self._starting.append(_Worker(self._config))
+            taken = {worker.slot for worker in (*self._workers, *self._starting)}
+            self._starting.append(_Worker(self._config, min(set(range(self._settings.workers)) - taken)))
 
     def _greet(self, worker: _Worker) -> None:
         """A worker that was started said something: that it is ready, or why not."""

@@ -102,6 +102,10 @@ def test_a_killed_worker_takes_only_its_own_connections_along(
         for thread in threads:
             thread.over.set()
             thread.join()
+        lines = client_of(service).get("/metrics").body.decode().splitlines()
+        counted = next(float(line.split()[-1]) for line in lines if line.startswith("harmony_requests_total{"))
+    answers, broken = (sum(thread.seen[name] for thread in threads) for name in ("200", "broken"))
+    assert answers <= counted <= answers + broken, "of every worker, also of the one that is gone"
     assert sorted(bool(thread.seen["broken"]) for thread in threads) == [False] * 4 + [True] * 4
     assert all(set(thread.seen) <= {"200", "broken"} for thread in threads)
 

@@ -76,7 +76,7 @@ def test_a_version_that_comes_back_counts_on_and_one_that_is_long_gone_is_forgot
         async with app.router.lifespan_context(app):
             (await swap(app, folder_registry, 1)).statistics.answered(1, 0.1, 2, 3)
             await swap(app, folder_registry, 2)
-            assert (await swap(app, folder_registry, 1)).statistics.rows == 1
+            assert (await swap(app, folder_registry, 1)).statistics.counted().rows == 1
             await swap(app, folder_registry, 2)
             await swap(app, folder_registry, 3)
             text = generate_latest(app.service.metrics.registry).decode()
