@@ -1,11 +1,12 @@
-"""Arm cores: what /proc/cpuinfo says on them, by which the libraries choose their kernels, and how they are emulated."""
+"""Arm cores: what /proc/cpuinfo says on them, by which libraries choose their kernels, and how they are emulated."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from harmony.core.errors import ConfigError
 
+CoreName = Literal["a53", "a55", "a72", "a73", "a75", "a76", "x1"]
 _V80 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
 _V82 = f"{_V80} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
 
@@ -13,7 +14,7 @@ _V82 = f"{_V80} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
 class Core(NamedTuple):
     """A core. part: ARM's number for it in MIDR_EL1; emulated: QEMU's name of a core with the same instruction sets."""
 
-    name: str
+    name: CoreName
     title: str
     part: int
     emulated: str
@@ -29,11 +30,12 @@ class Core(NamedTuple):
         )
 
 
-CORES: dict[str, Core] = {
+CORES: dict[CoreName, Core] = {
     core.name: core
     for core in (
         Core("a53", "Cortex-A53", 0xD03, "cortex-a53", _V80),
         Core("a55", "Cortex-A55", 0xD05, "cortex-a76", _V82),
+        Core("a72", "Cortex-A72", 0xD08, "cortex-a72", _V80),
         Core("a73", "Cortex-A73", 0xD09, "cortex-a72", _V80),
         Core("a75", "Cortex-A75", 0xD0A, "cortex-a76", _V82),
         Core("a76", "Cortex-A76", 0xD0B, "cortex-a76", _V82),
@@ -42,8 +44,9 @@ CORES: dict[str, Core] = {
 }
 
 
-def find_core(name: str) -> Core:
-    """The core of that name; ConfigError lists the known ones."""
-    if name not in CORES:
-        raise ConfigError(f"'{name}' is no known core", where="--core", mend=f"choose from {', '.join(CORES)}")
-    return CORES[name]
+def core_name(text: str) -> CoreName:
+    """`text`, if it is the name of a core; ConfigError lists the known ones."""
+    for name in get_args(CoreName):
+        if name == text:
+            return CORES[name].name
+    raise ConfigError(f"'{text}' is no known core", where="--core", mend=f"choose from {', '.join(CORES)}")

@@ -1,4 +1,4 @@
-/* count MANIFEST PROGRAM RUNS: what a device's answers cost, for the plugin to count.
+/* count-executorch MANIFEST PROGRAM RUNS: what a device's answers cost, for the plugin to count.
  *
  * Opens a bundle from its two files and asks for RUNS answers, each between two marks, then for the feature's frame if
  * the answer would go to the cloud, then runs the segments by themselves. The images are noise, the same everywhere.
@@ -74,7 +74,7 @@ static void run_segments(harmony_device* device, const harmony_info* info, harmo
 }
 
 int main(int count, char** arguments) {
-  if (count != 4) complain("count MANIFEST PROGRAM RUNS");
+  if (count != 4) complain("count-executorch MANIFEST PROGRAM RUNS");
   size_t manifest_bytes, program_bytes;
   char* manifest = read_whole(arguments[1], &manifest_bytes);
   char* program = read_whole(arguments[2], &program_bytes);
