@@ -1,0 +1,53 @@
+"""The page of a sweep, and of two."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from harmony.bench.statistics import ratio
+from harmony.bench.sweep.compare import compare
+from harmony.bench.sweep.report import write_report
+from harmony.bench.sweep.schema import PathCost, RegimeCosts
+
+
+def test_the_page_needs_nothing_else_and_says_how_it_was_measured(tmp_path: Path, sweep_of: Any) -> None:
+    write_report(tmp_path / "page.html", sweep_of())
+    page = (tmp_path / "page.html").read_text()
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)|<script|<link|<img", page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for words in ("virtual-time", "XNNPACK README", "2020-03-27", "0.50 … 1.25", "steal", "1 thread", "8.80", "+100 %"):
+        assert words in page
+    assert page.count("<svg") == 8
+
+
+def test_a_sweep_without_a_cloud(tmp_path: Path, sweep_of: Any, unit_of: Any) -> None:
+    alone = unit_of(cloud=None, points=unit_of().points[:1])
+    write_report(tmp_path / "page.html", sweep_of(alone, clouds={}))
+    assert "device as shipped" in (tmp_path / "page.html").read_text()
+
+
+def _slower(unit: Any, factor: float) -> Any:
+    paths = tuple(
+        PathCost(
+            path=path.path, samples=path.samples, host_s=path.host_s,
+            rounds=ratio([factor * path.rounds.median * noise for noise in (0.9, 1, 1.1)]),
+        )
+        for path in unit.costs[0].paths
+    )  # fmt: skip
+    return unit.model_copy(update={"costs": (RegimeCosts(regime="hot", paths=paths),)})
+
+
+def test_changes_are_told_from_noise(tmp_path: Path, sweep_of: Any, unit_of: Any) -> None:
+    before, after = (sweep_of(_slower(unit_of(), factor)) for factor in (1, 1.5))
+    (change,) = compare(before, after)
+    assert [round(cost.ratio, 6) for cost in change.costs] == [1.5] * 3
+    assert all(cost.apart for cost in change.costs)
+    assert change.accuracy == (0.8, 0.8)
+    assert not any(cost.apart for cost in compare(before, sweep_of(_slower(unit_of(), 1.05)))[0].costs)
+    write_report(tmp_path / "page.html", after, before=before)
+    page = (tmp_path / "page.html").read_text()
+    assert "+50.0 %" in page
+    assert "the median cost is 1.500 of before" in page

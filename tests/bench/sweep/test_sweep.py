@@ -1,0 +1,128 @@
+"""A real sweep of tiny bundles: processes, a service, everything but a large reference model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harmony.bench.bare import BareFrontEnd
+from harmony.bench.plan import make_plan
+from harmony.bench.results import BenchSettings
+from harmony.bench.sweep import SweepEvent, SweepSettings, run, sweep, unit
+from harmony.bench.sweep.find import find_bundles
+from harmony.bench.sweep.order import Timed
+from harmony.bench.sweep.unit import precision_of, to_costs
+from harmony.core.errors import ArtifactMissing, ConfigError, ContractMismatch
+
+
+@pytest.fixture
+def settings(federation: Any) -> SweepSettings:
+    return SweepSettings(
+        bundles=federation.devices, clouds=(federation.cloud,), engines=("onnxruntime",), links=("lte",),
+        rhos=(0, 1), budgets=(0.1, 0.5), rounds=3, per_round=2, limit=120, regimes=("hot",),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("small_reference")
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    federation: Any, settings: SweepSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: Counter[str] = Counter()
+
+    def counted(task: Any, *rest: Any) -> Any:
+        measured[task.target.name] += 1
+        return real(task, *rest)
+
+    def stop(event: SweepEvent) -> None:
+        if event.subject.startswith("client-001"):
+            raise KeyboardInterrupt
+
+    real = unit.measure_unit
+    monkeypatch.setattr(run, "measure_unit", counted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(settings, tmp_path / "keep", stop)
+    events: list[SweepEvent] = []
+    result = sweep(settings, tmp_path / "keep", events.append)
+    assert measured == {"client-000": 1, "client-001": 1}
+    assert [event.done for event in events] == [*range(events[-1].total), events[-1].total]
+    again = sweep(settings, tmp_path / "keep")
+    assert (again.units, again.calibrations, again.clouds) == (result.units, result.calibrations, result.clouds)
+
+    _numbers_are_those_of_the_programs(federation, settings, result)
+
+    sweep(settings.model_copy(update={"seed": 1}), tmp_path / "keep")
+    assert measured == {"client-000": 2, "client-001": 2}
+
+
+def _numbers_are_those_of_the_programs(federation: Any, settings: SweepSettings, result: Any) -> None:
+    """Recounted from the plain programs: the device alone, always at exit 2, and the bytes of a request."""
+    plan = make_plan(BenchSettings(bundles=federation.devices, rhos=(0, 1), limit=120))
+    for target, one in zip(plan.targets, result.units, strict=True):
+        bare, own = BareFrontEnd(target.folder, target.manifest), np.asarray(target.manifest.classes.own)
+        spec = target.manifest.image
+        scaled = ((target.images / 255 - spec.mean[0]) / spec.std[0]).astype(np.float32).transpose(0, 3, 1, 2)
+        labels = own[[int(bare.exit2(image[None])[1].argmax()) for image in scaled]]
+        half = np.where(target.stream.is_id, np.cumsum(target.stream.is_id), np.cumsum(~target.stream.is_id)) % 2 == 0
+        fallback = next(point for point in one.points if point.rule.name == "cloud-feature").mixes[-1]
+        assert fallback.accuracy.client == pytest.approx(np.mean((labels == target.truth)[half]))
+        assert (one.request_bytes - one.frame_bytes) == result.clouds[one.cloud].envelope_bytes > 0
+        paths = {path.path: path for path in one.costs[0].paths}
+        assert 0 < paths["exit1"].rounds.median < paths["exit2"].rounds.median < paths["send"].rounds.median
+        assert one.macs == (49 * 3, 2 * 49 * 3)
+        assert (one.precision, one.memory.process) == ("fp32", "python")
+        assert 10 << 20 < one.memory.peak_bytes < 200 << 20
+
+
+@pytest.mark.usefixtures("small_reference")
+def test_what_does_not_fit_is_refused_before_anything_is_measured(
+    federation: Any, settings: SweepSettings, tmp_path: Path, resealed: Any
+) -> None:
+    other = resealed(federation.cloud, tmp_path / "other", {"run": "other"})
+    for changed, error, says in (
+        ({"clouds": (other,)}, ContractMismatch, "its back end is not among the cloud bundles"),
+        ({"engines": ("executorch",)}, ConfigError, "has no files for executorch .use --engine onnxruntime"),
+        ({"devices": ("pixel-9",)}, ConfigError, "'pixel-9' is no known device"),
+        ({"links": ("5g",)}, ConfigError, "'5g' is no link"),
+    ):
+        with pytest.raises(error, match=says):
+            sweep(settings.model_copy(update=changed), tmp_path / "keep")
+    assert not (tmp_path / "keep").exists()
+
+
+def test_bundles_are_found_in_folders_and_runs(federation: Any, tmp_path: Path) -> None:
+    folder = federation.cloud.parent
+    found = find_bundles([folder], lambda path: path)
+    assert (found.devices, found.clouds) == (federation.devices, (federation.cloud,))
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    assert find_bundles([tmp_path / "run"], lambda path: folder) == found
+    assert find_bundles([federation.devices[0]], lambda path: path).clouds == ()
+    with pytest.raises(ArtifactMissing, match="no bundle, folder of bundles or run"):
+        find_bundles([tmp_path], lambda path: path)
+    with pytest.raises(ArtifactMissing, match="no device bundle"):
+        find_bundles([federation.cloud], lambda path: path)
+
+
+def test_costs_are_ratios_to_the_reference_of_the_same_round() -> None:
+    """A host that is twice as slow in the second round changes nothing."""
+    timed = Timed(regime="hot", reference_s=(0.010, 0.020), paths={"exit1": ((0.001, 0.002), (0.002, 0.004))})
+    path = to_costs(timed).paths[0]
+    assert path.rounds.median == path.rounds.low == path.rounds.high == pytest.approx(0.15)
+    assert path.samples == pytest.approx((0.1, 0.1, 0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("operators", "precision"),
+    [
+        (["Conv", "Gemm"], "fp32"),
+        (["Conv", "DequantizeLinear"], "int8"),
+        (["QLinearConv"], "int8"),
+        (["XNNPACK.Conv2d"], "fp32"),
+        (["XNNPACK.Convert", "XNNPACK.Conv2d"], "int8"),
+    ],
+)
+def test_precision_is_read_from_the_program(operators: list[str], precision: str) -> None:
+    assert precision_of(operators) == precision
