@@ -58,8 +58,14 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
 """Arguments of the functions that are used, without the error, which is the last of each."""
 
 
-class _Error(ctypes.Structure):
+class CoreError(ctypes.Structure):
+    """What the core says of a failure."""
+
     _fields_ = (("status", c_int32), ("message", c_char * 512))
+
+    def named(self, status: int) -> HarmonyError:
+        """As the tree of errors has it."""
+        return _ERRORS.get(status, EngineError)(self.message.decode(errors="replace"))
 
 
 class _Info(ctypes.Structure):
@@ -93,7 +99,7 @@ class NativeEngine:
 
     def __init__(self, program: bytes, manifest: DeviceManifest, bundle: Path) -> None:
         self._library = load_library(ensure_native() / LIBRARY)
-        self._device, self._error, self._decision = c_void_p(), _Error(), _Decision()
+        self._device, self._error, self._decision = c_void_p(), CoreError(), _Decision()
         text = manifest.model_dump_json().encode()
         where = str(bundle).encode(errors="replace")
         self._call("harmony_open_memory", text, len(text), program, len(program), where, byref(self._device))
@@ -161,7 +167,7 @@ class NativeEngine:
 
     def _check(self, status: int) -> None:
         if status:
-            raise _ERRORS.get(status, EngineError)(self._error.message.decode(errors="replace"))
+            raise self._error.named(status)
 
 
 def _copied(pointer: Any, shape: tuple[int, ...]) -> Floats:

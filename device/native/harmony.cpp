@@ -2,13 +2,11 @@
 #include "harmony.h"
 
 #include <algorithm>
-#include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 
+#include "caught.h"
 #include "device.h"
-#include "failure.h"
 #include "signature.h"
 
 struct harmony_device {
@@ -18,32 +16,8 @@ struct harmony_device {
 
 namespace {
 
-using harmony::Failure;
-using harmony::write_error;
-
-// Runs `work`; nothing that it throws gets out.
-template <typename Work>
-harmony_status caught(harmony_error* error, Work work) noexcept {
-  try {
-    try {
-      if (error != nullptr) error->status = HARMONY_OK, error->message[0] = '\0';
-      work();
-      return HARMONY_OK;
-    } catch (const Failure& failure) {
-      write_error(error, failure.status, failure.message);
-      return failure.status;
-    } catch (const std::bad_alloc&) {
-      write_error(error, HARMONY_ENGINE_ERROR, "there is not enough memory");
-    } catch (const std::exception& other) {
-      write_error(error, HARMONY_ENGINE_ERROR, other.what());
-    } catch (...) {
-      write_error(error, HARMONY_ENGINE_ERROR, "something unknown was thrown");
-    }
-  } catch (...) {  // no memory even for the message
-    if (error != nullptr) error->status = HARMONY_ENGINE_ERROR, error->message[0] = '\0';
-  }
-  return HARMONY_ENGINE_ERROR;
-}
+using harmony::caught;
+using harmony::require;
 
 // Two threads in one device would write to the same buffers, and end the process. Uncontended it costs nothing to speak
 // of.
@@ -54,11 +28,6 @@ harmony_status with(const harmony_device* device, harmony_error* error, Work wor
     const std::lock_guard<std::mutex> alone(device->mutex);
     work();
   });
-}
-
-template <typename Pointer>
-void require(Pointer pointer, const char* name) {
-  if (pointer == nullptr) harmony::fail(HARMONY_CONFIG_ERROR, name, "", "is NULL");
 }
 
 harmony_status run(harmony_device* device, int exit, const float* input, size_t count, harmony_outputs* outputs,
