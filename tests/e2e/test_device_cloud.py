@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,15 +16,19 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from harmony.core.adaptive import SUREST, HeldOut
 from harmony.core.bundle import Exit, open_device_bundle
-from harmony.core.checkpoint import CheckpointManifest, ClientRecord, save_checkpoint
+from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint, save_checkpoint
 from harmony.core.config import TrainConfig
 from harmony.core.data import Dataset, load
+from harmony.core.mix import test_mix as mix_of
 from harmony.core.models import BackEnd, FrontEnd, feature_spec
 from harmony.core.preprocess import Preprocessor
+from harmony.core.sealed import MANIFEST, SEAL, seal
 from harmony.core.spec import Architecture, ClassMap
-from harmony.device import Device, verify
+from harmony.device import Device, open_engine, verify
 from harmony.export import export_run
+from harmony.train import evaluate
 
 KEY = "a-key-for-this-test"
 
@@ -151,6 +156,32 @@ def test_both_engines_give_the_same_answers(bundles: Path, data: Dataset) -> Non
         assert first.scores == pytest.approx(second.scores, abs=1e-3)
         assert first.probability == pytest.approx(second.probability, abs=1e-4)
         assert first.label == second.label
+
+
+def test_evaluation_says_what_a_device_that_follows_the_stream_sends(
+    bundles: Path, data: Dataset, tmp_path: Path
+) -> None:
+    """Held-out scores as of a device that knows its classes better than random weights do: some images look foreign."""
+    bundle, checkpoint = bundles / "client-000", tmp_path / "checkpoint"
+    manifest = open_device_bundle(bundle)
+    mixes = [(rho, mix_of(data.y_test, manifest.classes.own, rho, 0)) for rho in (0.0, 1.0)]
+    plain = Device.open(bundle)
+    passed = [plain.answer(data.x_test[at]).scores for at in mixes[0][1].indices]
+    scores = np.array([one[1] if len(one) > 1 else SUREST for one in passed], np.float32)
+    held_out = HeldOut.of(np.sort(scores)[len(scores) // 4 :])
+    shutil.copytree(bundles.parent / "checkpoint", checkpoint)
+    trained = open_checkpoint(checkpoint)
+    for name in (MANIFEST, SEAL):
+        (checkpoint / name).unlink()
+    clients = (trained.clients[0].model_copy(update={"held_out": held_out}),)
+    seal(checkpoint, trained.model_copy(update={"clients": clients}))
+    (found,) = evaluate(checkpoint, data, rhos=(0.0, 1.0)).clients
+    following = manifest.model_copy(update={"held_out": held_out})
+    for (_, mix), said in zip(mixes, found.curve, strict=True):
+        device = Device(following, open_engine(bundle, following))
+        sent = [device.answer(data.x_test[at]).would_offload for at in mix.indices]
+        assert said.offload_adaptive == pytest.approx(np.mean(sent), abs=1e-12)
+        assert 0 < sum(sent) < len(sent)
 
 
 def test_verify_runs_every_engine_and_the_cloud(bundles: Path) -> None:
