@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from harmony.cloud.control import control_routes
 from harmony.cloud.deploy import Deployment, Opened
+from harmony.cloud.described import with_infer
 from harmony.cloud.infer import InferEndpoint
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Refusal
@@ -34,6 +35,12 @@ class ServiceApp(FastAPI):
     service: Service
     deployment: Deployment
     infer: InferEndpoint
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with what FastAPI does not route."""
+        known = self.openapi_schema is not None
+        document = super().openapi()
+        return document if known else with_infer(document)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One ASGI connection."""

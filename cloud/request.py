@@ -74,7 +74,9 @@ class _Parameters(_Part):
     own_tokens: _OwnTokens | Annotated[str, Field(max_length=8 * _MAX_OWN_TOKENS)] | None = None
 
 
-class _Document(_Part):
+class Document(_Part):
+    """The JSON part of an infer request."""
+
     id: Annotated[str, Field(max_length=256)] | None = None
     parameters: _Parameters = _Parameters()
     inputs: Annotated[list[_Input], Field(min_length=1, max_length=1), FailFast()]
@@ -127,7 +129,7 @@ class Header:
 
     __slots__ = ("_document", "_plans", "cut")
 
-    def __init__(self, document: _Document) -> None:
+    def __init__(self, document: Document) -> None:
         self._document = document
         self._plans: dict[Expected, Plan] = {}
         self.cut = document.parameters.cut
@@ -173,7 +175,7 @@ def _json_size(body: bytes, header_length: bytes | None) -> int:
 
 def _read(text: bytes) -> Header:
     try:
-        return Header(_Document.model_validate_json(text))
+        return Header(Document.model_validate_json(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:100]
@@ -183,7 +185,7 @@ def _read(text: bytes) -> Header:
 _remembered = lru_cache(maxsize=_REMEMBERED_TEXTS)(_read)
 
 
-def _plan(document: _Document, expected: Expected) -> Plan:
+def _plan(document: Document, expected: Expected) -> Plan:
     tensor, parameters = document.inputs[0], document.parameters
     if parameters.cut not in (None, expected.cut):
         raise _other_cut(expected, f"the caller has {parameters.cut}")
@@ -228,7 +230,7 @@ def _other_cut(expected: Expected, found: str) -> Refusal:
     return Refusal(409, "contract", f"the cut contract differs: model '{expected.name}' has {expected.cut}, {found}")
 
 
-def _wanted(document: _Document, own: tuple[int, ...] | None) -> tuple[Wanted, ...]:
+def _wanted(document: Document, own: tuple[int, ...] | None) -> tuple[Wanted, ...]:
     """The outputs of the answer: those asked for, or all that there are."""
     offered = (PROBABILITIES,) if own is None else (PROBABILITIES, OWN_MASS)
     binary = document.parameters.binary_data_output
