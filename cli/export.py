@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of harmony train, or a checkpoint.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run folder of harmony train, or a checkpoint.")
+    ] = None,
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Bundles go to DIR/client-KKK and DIR/cloud.")],
     client: Annotated[str, typer.Option(metavar="K[,K…]|all|none", help="Whose front ends.")] = "all",
@@ -37,6 +39,22 @@ def export(
     trainable: Annotated[
         str, typer.Option(metavar="none|head|front-end", help="What devices may personalise; see harmony personalize.")
     ] = "head",
+    module: Annotated[
+        str | None, typer.Option(metavar="PACKAGE:FUNCTION", help="Instead of RUN: a front end of your own.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --module: its state_dict, as .safetensors.")
+    ] = None,
+    data: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="With --module: images that set the exits, and check parity.")
+    ] = "fashion-mnist-mini",
+    own: Annotated[
+        str | None, typer.Option(metavar="CLASS[,CLASS…]", help="With --module: what it knows; default: every class.")
+    ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(metavar="MEAN…/STD…", help="With --module: per channel, of values in 0…1; default: the data's."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
 ) -> None:
     """Export a run's front ends and back end, each checked against PyTorch on real test images.
@@ -47,29 +65,48 @@ def export(
     harmony export runs/first --out bundles/ --tar --sign release.key   one signed file a device, always the same bytes
     harmony export runs/first --out bundles/ --trainable front-end      the device may learn all of it, not heads alone
     harmony export runs/first --out bundles/ --json                     sizes, parity errors and times, for scripts
+    harmony export --module mine.nets:front_end --weights mine.safetensors --data mine.npz --own cat,dog --out bundles/
+                                                                        a network of your own: docs/own-front-end.md
 
     Interrupted? Run it again: bundles that are whole are kept.
     """
     require("export")
     from harmony.core.signing_keys import read_secret
-    from harmony.export import export_run
+    from harmony.export import export_own, export_run, own_module
 
     keys = [read_secret(path) for path in sign or ()]
+    chosen = cast("list[Format]", [one.strip() for one in formats.split(",") if one.strip()])
     with _progress_bar() as on_event:
-        reports = export_run(
-            run,
-            out,
-            clients=_clients(client),
-            formats=cast("list[Format]", [one.strip() for one in formats.split(",") if one.strip()]),
-            jobs=jobs or _jobs(),
-            data_dir=data_dir,
-            noise=noise,
-            keys=keys,
-            tar=tar,
-            trainable=cast("Trainable", trainable),
-            on_event=on_event,
-        )
+        if module is not None:
+            if run is not None or tar:
+                raise ConfigError("--module stands instead of RUN, and writes folders", mend="harmony bundle pack")
+            job = own_module(module, weights, data, own=own, scale=scale, data_dir=data_dir)
+            reports = export_own(job, out, formats=chosen, keys=keys, index=_one(client), on_event=on_event)
+        elif run is None:
+            raise ConfigError("nothing to export", mend="name a RUN, or a --module")
+        else:
+            reports = export_run(
+                run,
+                out,
+                clients=_clients(client),
+                formats=chosen,
+                jobs=jobs or _jobs(),
+                data_dir=data_dir,
+                noise=noise,
+                keys=keys,
+                tar=tar,
+                trainable=cast("Trainable", trainable),
+                on_event=on_event,
+            )
     _print(reports, as_json=as_json)
+
+
+def _one(client: str) -> int:
+    """The number of a device whose front end comes alone: 0 unless one is named."""
+    indices = _clients(client) or [0]
+    if len(indices) > 1:
+        raise ConfigError("a module is one device's", where="--client", mend="name one")
+    return indices[0]
 
 
 def _clients(text: str) -> list[int] | None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 EngineName = Literal["onnxruntime", "executorch"]
 ExitName = Literal["exit1", "exit2"]
 VECTORS = "vectors.safetensors"
+ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}:[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+"""A front end of the user's own, by the function that made it: package.module:function."""
 
 
 class Exit(Frozen):
@@ -98,7 +100,7 @@ class DeviceManifest(Manifest):
     run: str
     method: str
     client: Annotated[int, Field(ge=0)]
-    architecture: Architecture
+    architecture: Architecture | ModuleName
     dataset: str
     image: ImageSpec
     feature: FeatureSpec

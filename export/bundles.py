@@ -27,8 +27,9 @@ from harmony.core.checkpoint import BACK_END, CheckpointManifest, ClientRecord, 
 from harmony.core.models import FrontEnd
 from harmony.core.sealed import TAR, seal, sealing
 from harmony.core.signing_keys import SecretKey
+from harmony.core.spec import FeatureSpec
 from harmony.export.lowering import Blueprint
-from harmony.export.networks import back_end, front_end, parameters, shape_of
+from harmony.export.networks import Answers, back_end, front_end, parameters, shape_of
 from harmony.export.onnx_program import back_end_to_onnx
 from harmony.export.parity import (
     Vectors,
@@ -44,6 +45,7 @@ from harmony.export.training import Programs
 
 TOLERANCE = Tolerance()
 ENGINE_OF: Mapping[Format, EngineName] = {"onnx": "onnxruntime", "executorch": "executorch"}
+BACK_END_PROGRAM = "back_end.onnx"
 FILES: Mapping[Format, Mapping[str, str]] = {
     "onnx": {"exit1": "exit1.onnx", "exit2": "exit2.onnx"},
     "executorch": {"program": "front_end.pte"},
@@ -76,8 +78,8 @@ def write_client(
     path = source.folder / client_file(client.index)
     network = front_end(source.manifest, client, load_tensors(path), path)
     vectors = front_end_vectors(network, images)
-    with _writing(place) as draft:
-        engines = [_add_engine(draft, network, one, vectors, who=f"client {client.index}") for one in blueprints]
+    with writing(place) as draft:
+        engines = [add_engine(draft, network, one, vectors, who=f"client {client.index}") for one in blueprints]
         write_vectors(draft / VECTORS, vectors)
         for name, program in (learning.files if learning else {}).items():
             (draft / name).write_bytes(program)
@@ -97,25 +99,34 @@ def write_cloud(
     path = source.folder / BACK_END
     network = back_end(source.manifest, load_tensors(path), path)
     vectors = back_end_vectors(network, _features(source, images))
-    with _writing(place) as draft:
-        program = back_end_to_onnx(network, source.manifest.feature)
-        (draft / "back_end.onnx").write_bytes(program)
-        error = max(
-            compare(vectors, found, TOLERANCE, who="back end", engine="onnxruntime")
-            for found in run_back_end(program, vectors["feature"])
-        )
-        write_vectors(draft / VECTORS, vectors)
+    with writing(place) as draft:
+        engine = add_back_end(draft, network, source.manifest.feature, vectors)
         seal(draft, _cloud_manifest(source, parameters(network)), keys)
     seconds = time.perf_counter() - started
-    engine = EngineReport("onnxruntime", {"back_end.onnx": len(program)}, error, None, seconds)
     return ExportReport(place, None, None, parameters(network), (engine,), kept=False, seconds=seconds)
 
 
-def _writing(place: Path) -> AbstractContextManager[Path]:
+def add_back_end(draft: Path, network: Answers, feature: FeatureSpec, vectors: Vectors) -> EngineReport:
+    """Write the cloud's program and its test vectors, the first held against the second. ParityFailed."""
+    started = time.perf_counter()
+    program = back_end_to_onnx(network, feature)
+    (draft / BACK_END_PROGRAM).write_bytes(program)
+    error = max(
+        compare(vectors, found, TOLERANCE, who="back end", engine="onnxruntime")
+        for found in run_back_end(program, vectors["feature"])
+    )
+    write_vectors(draft / VECTORS, vectors)
+    seconds = time.perf_counter() - started
+    return EngineReport("onnxruntime", {BACK_END_PROGRAM: len(program)}, error, None, seconds)
+
+
+def writing(place: Path) -> AbstractContextManager[Path]:
+    """A folder that becomes the bundle at `place`, a .tar if its name says so, when the block ends without an error."""
     return packing(place) if place.suffix == TAR else sealing(place)
 
 
-def _add_engine(draft: Path, network: FrontEnd, blueprint: Blueprint, vectors: Vectors, *, who: str) -> EngineReport:
+def add_engine(draft: Path, network: FrontEnd, blueprint: Blueprint, vectors: Vectors, *, who: str) -> EngineReport:
+    """Write one engine's programs, held against eager PyTorch's test vectors. EngineError, ParityFailed."""
     started = time.perf_counter()
     programs, delegated = blueprint.programs(network, torch.from_numpy(vectors["image"][:1]))
     if blueprint.format == "onnx":

@@ -53,7 +53,7 @@ class Segment(nn.Module):
 class Answers(nn.Module):
     """Back end with a softmax: feature (n, *FeatureSpec.shape) → probabilities (n, tokens)."""
 
-    def __init__(self, back_end: BackEnd) -> None:
+    def __init__(self, back_end: nn.Module) -> None:
         super().__init__()
         self.back_end = back_end
 
