@@ -1,0 +1,1 @@
+"""Front ends that are not ours, brought along for `harmony export --module`."""
