@@ -16,6 +16,7 @@ from harmony.cli.main import main
 from harmony.core.bundle import VECTORS, CloudManifest, write_vectors
 from harmony.core.sealed import hash_file, seal, sealing
 from harmony.core.spec import FeatureSpec
+from harmony.core.tokens import read_token_key
 
 CUT = FeatureSpec(channels=2, height=2, width=2)
 
@@ -115,6 +116,18 @@ def test_two_places_of_trust_in_the_environment(run: Run, bundle: Path) -> None:
     run("bundle", "sign", "cloud", "--key", "two.key")
     assert run("verify", "cloud", HARMONY_TRUST="one.pub").returncode == 2
     assert run("verify", "cloud", HARMONY_TRUST="one.pub:two.pub").returncode == 0
+
+
+def test_a_key_of_tokens_is_made_once_and_is_its_owner_s(run: Run, tmp_path: Path) -> None:
+    assert run("keygen", "federation", "--tokens").stdout.startswith("federation.tokens: for every client")
+    path = tmp_path / "federation.tokens"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(read_token_key(path)) == 32
+    refused = run("keygen", "federation", "--tokens", "--json")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "is there already" in refused.stderr
+    assert json.loads(run("keygen", "other", "--tokens", "--json").stdout) == {"tokens": "other.tokens"}
+    assert not (tmp_path / "federation.key").exists()
 
 
 @pytest.mark.parametrize(
