@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harmony.cloud.source import Place
 
 Level = Literal["debug", "info", "warning", "error"]
+Engine = Literal["onnxruntime", "torch", "torch-bf16"]
 
 
 def serve(
@@ -35,6 +36,9 @@ def serve(
         Path | None, typer.Option(envvar="HARMONY_STORE", help="Folder of the registry's bundles, if it is another.")
     ] = None,
     trust: Trusted = None,
+    engine: Annotated[
+        Engine, typer.Option(help="What runs the back end; torch takes a run's own weights, bf16 if the CPU has it.")
+    ] = "onnxruntime",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = 8080,
     key: Annotated[
@@ -63,6 +67,7 @@ def serve(
     harmony serve bundles/cloud --host 0.0.0.0 --key-file keys.txt
     harmony serve bundles/cloud --workers 4 --tls-cert cert.pem --tls-key key.pem
     harmony serve runs/first                                 its back end is exported first, to runs/first/cloud
+    harmony serve runs/first --engine torch-bf16             its weights in PyTorch, in bfloat16
     harmony serve bundles/cloud --trust release.pub          only what that key signed
     harmony serve --registry registry/                       versions, aliases, keys: see harmony registry, harmony keys
     curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
@@ -83,7 +88,7 @@ def serve(
         registry = registry or os.environ.get("HARMONY_REGISTRY")
     trusted = read_trust(trust)
     lines = () if trusted is None else tuple(one.line for one in trusted.keys)
-    place = Place(None if folder is None else servable(folder), registry, store, lines)
+    place = Place(None if folder is None else servable(folder), registry, store, lines, **_torch(folder, engine))
     given = _digests(key or [], key_file, no_key=no_key)
     admin = tuple(digest(one, where="HARMONY_ADMIN_KEY") for one in environment_admin_keys(os.environ))
     made, keys = (None, given) if _keeps_keys(place, no_key=no_key) else _made_key(given, no_key=no_key)
@@ -108,6 +113,20 @@ def serve(
     stop_with = sys.stdin.fileno() if until_stdin_ends else None
     run(place, settings, announce, stop_with=stop_with, log_level=log_level)
     leave()
+
+
+def _torch(folder: Path | None, engine: Engine) -> dict[str, Any]:
+    """The checkpoint whose weights PyTorch runs, if it shall. ConfigError if there is none."""
+    if engine == "onnxruntime":
+        return {}
+    require("train")
+    from harmony.core.checkpoint import checkpoint_folder
+
+    if folder is None or not (folder / "checkpoint").is_dir():
+        raise ConfigError(
+            "needs the weights of a run", where="--engine", mend="give a run's folder, as harmony train wrote"
+        )
+    return {"checkpoint": checkpoint_folder(folder), "bfloat16": engine == "torch-bf16"}
 
 
 def _digests(keys: list[str], key_file: Path | None, *, no_key: bool) -> tuple[str, ...]:

@@ -27,7 +27,6 @@ from harmony.cloud.tensors import FEATURE, FRAME
 
 EXTENSIONS = ("binary_tensor_data", "statistics", "model_configuration", "model_repository")
 _NOTHING = Total()
-PLATFORM = "onnxruntime_onnx"
 Describe = Callable[[Lane, Table], dict[str, Any]]
 _bearer = HTTPBearer(auto_error=False, description="an API key of this service")
 
@@ -175,7 +174,7 @@ def metadata(lane: Lane, table: Table) -> dict[str, Any]:
     return ModelMetadata(
         name=model.name,
         versions=[one.model.version for one in table.of_model(model.name)],
-        platform=PLATFORM,
+        platform=model.program.platform,
         inputs=[
             TensorMetadata(name=FEATURE, datatype="FP32", shape=[-1, *model.feature.shape]),
             TensorMetadata(name=FRAME, datatype="BYTES", shape=[-1]),
@@ -198,7 +197,7 @@ def config(lane: Lane, _: Table) -> dict[str, Any]:
     model, expected = lane.model, lane.expected
     return {
         "name": model.name,
-        "platform": PLATFORM,
+        "platform": model.program.platform,
         "max_batch_size": expected.max_batch,
         "input": [
             {"name": FEATURE, "data_type": "TYPE_FP32", "dims": list(model.feature.shape), "optional": True},

@@ -61,7 +61,7 @@ class Opened:
 
 def _open(wanted: WantedVersion, trust: Trust | None) -> ServedModel:
     """Open, check and warm a version: its test vectors run."""
-    model = open_model(wanted.folder, wanted.version, trust)
+    model = open_model(wanted.folder, wanted.version, trust, wanted.weights)
     if model.name != wanted.model:
         raise ContractMismatch(f"is of model '{model.name}', not '{wanted.model}'", where=wanted.folder)
     return model

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from harmony.cloud.program import Program
-from harmony.core.bundle import VECTORS, CloudManifest, format_of, open_cloud_bundle, sealed_vectors
+from harmony.cloud.program import Floats, Program, Runs, prove
+from harmony.core.bundle import VECTORS, CloudManifest, Tolerance, format_of, open_cloud_bundle, sealed_vectors
 from harmony.core.errors import ArtifactError, ArtifactMissing, ConfigError, ContractMismatch
 from harmony.core.onnx_graph import require_plain
 from harmony.core.sealed import MANIFEST, TAR, read_sealed
@@ -18,6 +20,17 @@ CLOUD_FOLDER = "cloud"
 DEMO_FOLDER = "bundles"
 
 
+BFLOAT16 = Tolerance(absolute=0.05, relative=0)
+"""How far a probability may lie from the reference's in bfloat16, which keeps 8 bits of a number."""
+
+
+class Weights(NamedTuple):
+    """The weights of a run, for PyTorch. checkpoint: a folder; bfloat16: compute in it."""
+
+    checkpoint: Path
+    bfloat16: bool = False
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """A back end that passed its checks. Batches of it are run by one thread."""
@@ -26,7 +39,7 @@ class ServedModel:
     version: str
     folder: Path
     manifest: CloudManifest
-    program: Program
+    program: Runs
 
     @property
     def feature(self) -> FeatureSpec:
@@ -80,18 +93,39 @@ def _is_cloud_bundle(folder: Path) -> bool:
         return False
 
 
-def open_model(folder: Path, version: str = VERSION, trust: Trust | None = None) -> ServedModel:
-    """Check one cloud bundle's signature and every byte, load it, and have it answer its own test vectors."""
+def open_model(
+    folder: Path, version: str = VERSION, trust: Trust | None = None, weights: Weights | None = None
+) -> ServedModel:
+    """Check one cloud bundle's signature and every byte, load it, and have it answer its own test vectors.
+
+    weights: run these in PyTorch instead of the bundle's ONNX file; the bundle's test vectors hold for them, too.
+    """
     manifest = open_cloud_bundle(folder, trust)
-    path = folder / manifest.program
-    program = read_sealed(folder, manifest, manifest.program)
-    require_plain(program, path)
-    loaded = Program(program, manifest, path)
     vectors = sealed_vectors(folder, manifest)
     if "feature" in vectors and vectors["feature"].shape[1:] != manifest.feature.shape:
         raise ContractMismatch(
             f"the test vectors have {vectors['feature'].shape[1:]}, the manifest {manifest.feature}",
             where=folder / VECTORS,
         )
-    loaded.prove(vectors, manifest.tolerance, folder / VECTORS)
-    return ServedModel(manifest.model, version, folder, manifest, loaded)
+    load = _onnx_program if weights is None else partial(_torch_program, weights)
+    return ServedModel(manifest.model, version, folder, manifest, load(folder, manifest, vectors))
+
+
+def _onnx_program(folder: Path, manifest: CloudManifest, vectors: dict[str, Floats]) -> Runs:
+    path = folder / manifest.program
+    content = read_sealed(folder, manifest, manifest.program)
+    require_plain(content, path)
+    program = Program(content, manifest, path)
+    prove(program, vectors, manifest.tolerance, folder / VECTORS)
+    return program
+
+
+def _torch_program(weights: Weights, folder: Path, manifest: CloudManifest, vectors: dict[str, Floats]) -> Runs:
+    from harmony.cloud.torch_program import TorchProgram  # noqa: PLC0415  (half a second, and 200 MB)
+
+    program = TorchProgram(weights.checkpoint, manifest)
+    prove(program, vectors, manifest.tolerance, folder / VECTORS)
+    if weights.bfloat16:
+        program.to_bfloat16()
+        prove(program, vectors, BFLOAT16, folder / VECTORS)
+    return program

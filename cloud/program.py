@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -17,8 +17,21 @@ INPUT, OUTPUT = "feature", "probabilities"
 _FLOAT = "tensor(float)"
 
 
+class Runs(Protocol):
+    """A back end that can be run, in whichever runtime. platform: as the protocol names that."""
+
+    @property
+    def platform(self) -> str:
+        """As the protocol names the runtime."""
+
+    def run(self, feature: Floats) -> Floats:
+        """feature: (n, C, H, W), C-contiguous. Returns (n, tokens)."""
+
+
 class Program:
     """A loaded graph whose shapes are those of the manifest. `run` is called by one thread at a time."""
+
+    platform = "onnxruntime_onnx"
 
     def __init__(self, program: bytes, manifest: CloudManifest, where: Path) -> None:
         self._session = _session(program, where)
@@ -31,15 +44,16 @@ class Program:
         probabilities: Floats = self._session.run(self._outputs, {INPUT: feature})[0]
         return probabilities
 
-    def prove(self, vectors: dict[str, Floats], tolerance: Tolerance, where: Path) -> None:
-        """Run the bundle's test vectors, all at once and one by one. ParityFailed if an answer is another."""
-        if set(vectors) != {INPUT, OUTPUT} or len(vectors[INPUT]) != len(vectors[OUTPUT]) or not len(vectors[INPUT]):
-            raise ArtifactCorrupt(f"needs {INPUT} and {OUTPUT} of the same length", where=where)
-        feature, expected = vectors[INPUT], vectors[OUTPUT]
-        together = self.run(feature)
-        alone = np.concatenate([self.run(feature[row : row + 1]) for row in range(len(feature))])
-        for found in (together, alone):
-            _require_close(found, expected, tolerance, where)
+
+def prove(program: Runs, vectors: dict[str, Floats], tolerance: Tolerance, where: Path) -> None:
+    """Run the bundle's test vectors, all at once and one by one. ParityFailed if an answer is another."""
+    if set(vectors) != {INPUT, OUTPUT} or len(vectors[INPUT]) != len(vectors[OUTPUT]) or not len(vectors[INPUT]):
+        raise ArtifactCorrupt(f"needs {INPUT} and {OUTPUT} of the same length", where=where)
+    feature, expected = vectors[INPUT], vectors[OUTPUT]
+    together = program.run(feature)
+    alone = np.concatenate([program.run(feature[row : row + 1]) for row in range(len(feature))])
+    for found in (together, alone):
+        _require_close(found, expected, tolerance, where)
 
 
 def _session(program: bytes, where: Path) -> Any:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from harmony.cloud.keys import KeyGrant
 from harmony.cloud.lanes import LATEST, Alias
-from harmony.cloud.models import find_bundles
+from harmony.cloud.models import Weights, find_bundles
 from harmony.core.bundle import CloudManifest
 from harmony.core.errors import ConfigError
 from harmony.core.sealed import digest_of, read_manifest
 from harmony.core.signing import Trust
 
+_PATHS = ("folder", "store", "checkpoint")
+
 
 @dataclass(frozen=True, slots=True)
 class WantedVersion:
-    """A version that a name points at. digest: SHA-256 of the manifest; loaded: whether it shall be served now."""
+    """A version that a name points at. digest: SHA-256 of the manifest; loaded: whether it shall be served now;
+    weights: what PyTorch runs instead of the bundle's ONNX file."""
 
     model: str
     version: str
     folder: Path
     digest: str
     loaded: bool
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,16 @@ class Source(Protocol):
 class Place:
     """Where what shall be served lies: a folder of bundles, or a registry with, perhaps, the folder of its bundles.
 
-    trust: public keys, as lines of their files; a bundle must be signed by one of them, if there are any.
+    trust: public keys, as lines of their files; a bundle must be signed by one of them, if there are any. checkpoint:
+    of the run whose back end the folder holds, to be run in PyTorch, or bfloat16 of it.
     """
 
     folder: Path | None = None
     registry: str | None = None
     store: Path | None = None
     trust: tuple[str, ...] = ()
+    checkpoint: Path | None = None
+    bfloat16: bool = False
 
     def document(self) -> dict[str, Any]:
         """For another process, as JSON."""
@@ -85,8 +92,8 @@ class Place:
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
         """What `document` wrote."""
-        paths = {name: None if document[name] is None else Path(document[name]) for name in ("folder", "store")}
-        return cls(**paths, registry=document["registry"], trust=tuple(document["trust"]))
+        paths = {name: None if document[name] is None else Path(document[name]) for name in _PATHS}
+        return cls(**{**document, **paths, "trust": tuple(document["trust"])})
 
     def open(self) -> Source:
         """The source there. ConfigError unless there is one place; what FolderSource and Registry raise."""
@@ -95,7 +102,8 @@ class Place:
         trust = Trust.of_lines(self.trust) if self.trust else None
         if self.registry is None:
             assert self.folder is not None  # noqa: S101  # just checked
-            return FolderSource(self.folder, trust)
+            weights = None if self.checkpoint is None else Weights(self.checkpoint, self.bfloat16)
+            return FolderSource(self.folder, trust, weights)
         # A service that needs no database loads none.
         from harmony.cloud.registry.catalogue import Registry  # noqa: PLC0415
         from harmony.cloud.registry.location import locate  # noqa: PLC0415
@@ -112,13 +120,13 @@ class FolderSource:
 
     shared = False
 
-    def __init__(self, path: Path, trust: Trust | None = None) -> None:
+    def __init__(self, path: Path, trust: Trust | None = None, weights: Weights | None = None) -> None:
         """ArtifactMissing, ArtifactCorrupt, ArtifactTooNew, ArtifactUntrusted or ConfigError for a path that cannot be
         served."""
-        self._path, self.trust = path, trust
+        self._path, self.trust, self._weights = path, trust, weights
         self._lock = threading.Lock()
         self._revision = 1
-        self._models = {one.model: one for one in _find(path, trust)}
+        self._models = {one.model: replace(one, weights=weights) for one in _find(path, trust)}
 
     def revision(self) -> int:
         """Grows with every load and unload."""
@@ -140,7 +148,7 @@ class FolderSource:
                 raise ConfigError(f"no bundle of model '{model[:64]}'", where=self._path)
             same = old is None or old.digest == new.digest
             version = "1" if old is None else old.version if same else str(int(old.version) + 1)
-            self._models[model] = WantedVersion(model, version, new.folder, new.digest, loaded)
+            self._models[model] = WantedVersion(model, version, new.folder, new.digest, loaded, self._weights)
             self._revision += 1
 
     def audit(self, limit: int, before: int | None) -> list[dict[str, Any]]:
