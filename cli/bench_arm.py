@@ -97,7 +97,7 @@ def compare(
     \b
     harmony bench compare before.json after.json --fail-above 1%
 
-    Bundles are matched by name, engine and core. One that only BEFORE has fails too: it may have grown, for all we know.
+    Bundles are matched by name, engine and core. One that only BEFORE has fails too: it may have grown.
     """
     from harmony.bench.arm.compare import compare as between
     from harmony.bench.arm.compare import read_arm, read_share
