@@ -125,7 +125,15 @@ def writing(place: Path) -> AbstractContextManager[Path]:
     return packing(place) if place.suffix == TAR else sealing(place)
 
 
-def add_engine(draft: Path, network: FrontEnd, blueprint: Blueprint, vectors: Vectors, *, who: str) -> EngineReport:
+def add_engine(
+    draft: Path,
+    network: FrontEnd,
+    blueprint: Blueprint,
+    vectors: Vectors,
+    *,
+    who: str,
+    tolerance: Tolerance = TOLERANCE,
+) -> EngineReport:
     """Write one engine's programs, held against eager PyTorch's test vectors. EngineError, ParityFailed."""
     started = time.perf_counter()
     programs, delegated = blueprint.programs(network, torch.from_numpy(vectors["image"][:1]))
@@ -134,7 +142,7 @@ def add_engine(draft: Path, network: FrontEnd, blueprint: Blueprint, vectors: Ve
     else:
         found = run_executorch(programs, vectors["image"], _outputs(vectors))
     engine = ENGINE_OF[blueprint.format]
-    error = compare(vectors, found, TOLERANCE, who=who, engine=engine)
+    error = compare(vectors, found, tolerance, who=who, engine=engine)
     names = FILES[blueprint.format]
     for role, program in programs.items():
         (draft / names[role]).write_bytes(program)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from harmony.core.adaptive import SUREST, HeldOut
-from harmony.core.bundle import VECTORS, CloudManifest, DeviceManifest, Exit, Fallback, write_vectors
+from harmony.core.bundle import VECTORS, CloudManifest, DeviceManifest, Exit, Fallback, Tolerance, write_vectors
 from harmony.core.calibration import thresholds
 from harmony.core.config import ExitConfig
 from harmony.core.data import Dataset, load
@@ -147,12 +147,15 @@ class _Writer(NamedTuple):
         calibrated = _calibrated(self.job, front_end, self.image)
         self.done("thresholds")
         with writing(place) as draft:
+            tolerance = _tolerance(vectors)
             for one in formats:
-                engines.append(add_engine(draft, front_end, Blueprint(one, None, None), vectors, who=self.job.module))
+                how = Blueprint(one, None, None)
+                engines.append(add_engine(draft, front_end, how, vectors, who=self.job.module, tolerance=tolerance))
                 self.done(one)
             write_vectors(draft / VECTORS, vectors)
             used = used_parameters(front_end, vectors["image"])
-            seal(draft, self._manifest(calibrated, formats, client=index, parameters=used), self.keys)
+            manifest = self._manifest(calibrated, formats, client=index, parameters=used)
+            seal(draft, manifest.model_copy(update={"tolerance": tolerance}), self.keys)
         seconds = time.perf_counter() - started
         return ExportReport(place, index, self.job.module, used, tuple(engines), kept=False, seconds=seconds)
 
@@ -175,7 +178,6 @@ class _Writer(NamedTuple):
             gate=calibrated.gate,
             fallback=Fallback(),
             engines={ENGINE_OF[one]: dict(FILES[one]) for one in formats},
-            tolerance=TOLERANCE,
             parameters=parameters,
         )
 
@@ -195,6 +197,12 @@ class _Writer(NamedTuple):
             seal(draft, manifest, self.keys)
         self.done("cloud")
         return ExportReport(place, None, None, used, (engine,), kept=False, seconds=engine.seconds)
+
+
+def _tolerance(vectors: Vectors) -> Tolerance:
+    """Ours, in proportion to the largest value: a deep network's activations lie far from 1, and so do their errors."""
+    largest = max(float(np.abs(value).max()) for name, value in vectors.items() if name != "image")
+    return TOLERANCE.model_copy(update={"absolute": min(1.0, TOLERANCE.absolute * max(1.0, largest))})
 
 
 def used_parameters(network: nn.Module, inputs: Floats) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from harmony.bench.experiment.results import CellResult, ExperimentResult
@@ -156,6 +157,7 @@ def _clients(axes: Axes, result: ExperimentResult, here: Sequence[Line], colours
             style = "--" if line.role == "reference" else "-"
             axes.step(places_, ranked, style, where="mid", color=colours[line.method], lw=1.5, label=line.method)
     axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # nobody is half a client
     _name_axes(axes, "clients, worst to best", f"accuracy at ρ = {max(result.grid.rhos):g} (%)")
 
 
