@@ -49,7 +49,12 @@ def to_calibration(engine: EngineName, runtime: Runtime, found: ModelTimes) -> C
         for name, times in found.times.items()
     }
     return Calibration(
-        engine=engine, runtime=runtime, reference=REFERENCE, host_s=summarise(reference), checks=checks_of(costs)
+        engine=engine,
+        runtime=runtime,
+        reference=REFERENCE,
+        host_s=summarise(reference),
+        checks=checks_of(costs),
+        harness_s=found.harness_s,
     )
 
 

@@ -205,7 +205,7 @@ class Combiner:
             threshold1=rule.threshold1,
             threshold2=rule.threshold2,
             device=device.name,
-            calibration=f"{row.model} {row.ms:g} ms {row.precision} {row.threads} thread, {row.source}",
+            calibration=f"{row.model} {row.ms:g} ms, {row.engine}, {row.precision}, {row.date or 'undated'}",
             link=None if link is None else link.name,
             rho=mix.rho,
             exit1=mix.exit1,

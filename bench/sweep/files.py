@@ -41,13 +41,11 @@ def read_sweep(path: Path) -> SweepResult:
 
 
 def flat(case: Case) -> dict[str, Any]:
-    """One level: accuracy_overall, latency_median_s and so on. None: does not apply."""
+    """One level: accuracy_overall, latency_median_s and so on, of six digits. None: does not apply."""
     found: dict[str, Any] = {}
     for name, value in case.model_dump().items():
-        if isinstance(value, dict):
-            found |= {f"{name}_{inner}": one for inner, one in value.items()}
-        else:
-            found[name] = value
+        inner = {f"{name}_{part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
+        found |= {key: float(f"{one:.6g}") if isinstance(one, float) else one for key, one in inner.items()}
     return found
 
 

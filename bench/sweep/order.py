@@ -17,12 +17,14 @@ COSTS_FILE, SCORES_FILE = "costs.json", "scores.safetensors"
 
 class Order(Frozen):
     """One bundle under one engine. images: a safetensors file with the tensor `images`; reference: the bundle of the
-    reference model for the same engine; back_end: the cloud bundle's folder, None without a cloud; out: a folder."""
+    reference model for the same engine; scores: what is said to every image too, not only costs; back_end: the cloud
+    bundle's folder, None without a cloud; out: a folder."""
 
     bundle: Path
     runtime: EngineChoice
     images: Path
     reference: Path
+    scores: bool
     back_end: Path | None
     regimes: tuple[Regime, ...]
     rounds: Annotated[int, Field(ge=1)]
@@ -55,6 +57,7 @@ class Models(Frozen):
 
 
 class ModelTimes(Frozen):
-    """CPU seconds of each model, one value a round."""
+    """CPU seconds of each model, one value a round; harness_s: of the stopwatch itself, for one image."""
 
     times: dict[str, tuple[float, ...]]
+    harness_s: Annotated[float, Field(ge=0)]

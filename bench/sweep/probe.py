@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +26,14 @@ from harmony.bench.sweep.schema import PathName
 from harmony.core.bundle import DeviceManifest, open_cloud_bundle, open_device_bundle
 from harmony.core.scores import score
 from harmony.core.wire import decode, encode
-from harmony.device.engine import Engine, open_engine
+from harmony.device.engine import Engine, ExitOut, open_engine
 from harmony.device.prepare import Prepare
 
 PATHS: tuple[PathName, ...] = ("exit1", "exit2", "send")
 _WARM_UP = 3
 _BATCH = 64
 Floats = NDArray[np.float32]
+Score = Callable[[Floats, Floats | None], float]
 
 
 class Reference:
@@ -62,48 +64,97 @@ class Laps(NamedTuple):
 
 
 class Subject:
-    """The bundle that is measured: preparation, both segments with their scores, the frame."""
+    """What is measured: preparation, both segments with their scores, the frame."""
 
-    def __init__(self, bundle: Path, runtime: Any) -> None:
-        self.manifest: DeviceManifest = open_device_bundle(bundle)
-        self.engine: Engine = open_engine(bundle, self.manifest, runtime)
-        self._prepare = Prepare(self.manifest.image)
-        self._own = np.asarray(self.manifest.classes.own, np.int64)
-        self._rules = tuple(one.score for one in self.manifest.exits)
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        prepare: Callable[[NDArray[Any]], Floats],
+        scores: tuple[Score, Score],
+        frame: Callable[[Floats], bytes],
+    ) -> None:
+        self._engine, self._prepare, self._frame = engine, prepare, frame
+        self._score1, self._score2 = scores
+
+    @classmethod
+    def open(cls, bundle: Path, manifest: DeviceManifest, runtime: Any) -> Subject:
+        """A bundle as it runs on a device."""
+        codec, own = manifest.fallback.codec, np.asarray(manifest.classes.own, np.int64)
+        first, second = (_scorer(one.score, own) for one in manifest.exits)
+        return cls(
+            open_engine(bundle, manifest, runtime),
+            prepare=Prepare(manifest.image),
+            scores=(first, second),
+            frame=lambda feature: encode(feature, codec),
+        )
 
     def walk(self, image: NDArray[Any]) -> Laps:
         """Take one image through everything that a device may do with it, whatever its scores say."""
         started = time.thread_time_ns()
-        hidden, logits, gate = self.engine.exit1(self._prepare(image))
-        score(self._rules[0], logits, gate, self._own)
+        hidden, logits, gate = self._engine.exit1(self._prepare(image))
+        self._score1(logits, gate)
         first = time.thread_time_ns()
-        feature, logits, gate = self.engine.exit2(hidden)
-        score(self._rules[1], logits, gate, self._own)
+        feature, logits, gate = self._engine.exit2(hidden)
+        self._score2(logits, gate)
         second = time.thread_time_ns()
-        encode(feature[0], self.manifest.fallback.codec)
+        self._frame(feature[0])
         third = time.thread_time_ns()
         return Laps(*((end - started) / 1e9 for end in (first, second, third)))
 
     def say(self, image: NDArray[Any]) -> tuple[float, float, int, int, Floats]:
-        """Scores and labels of both exits, and the feature."""
-        hidden, logits1, gate1 = self.engine.exit1(self._prepare(image))
-        said1 = score(self._rules[0], logits1, gate1, self._own).item(), int(self._own[logits1.argmax()])
-        feature, logits2, gate2 = self.engine.exit2(hidden)
-        said2 = score(self._rules[1], logits2, gate2, self._own).item(), int(self._own[logits2.argmax()])
-        return said1[0], said2[0], said1[1], said2[1], feature[0].copy()
+        """Scores of both exits, the place of each one's label among the own classes, and the feature."""
+        hidden, logits, gate = self._engine.exit1(self._prepare(image))
+        score1, place1 = self._score1(logits, gate), int(logits.argmax())
+        feature, logits, gate = self._engine.exit2(hidden)
+        return score1, self._score2(logits, gate), place1, int(logits.argmax()), feature[0].copy()
+
+
+def _scorer(name: str, own: NDArray[np.int64]) -> Score:
+    def value(logits: Floats, gate: Floats | None) -> float:
+        number: float = score(name, logits, gate, own).item()
+        return number
+
+    return value
+
+
+class _EmptyEngine:
+    """Answers at once."""
+
+    def __init__(self) -> None:
+        self._out: ExitOut = (np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 2), np.float32), None)
+
+    def exit1(self, image: Floats) -> ExitOut:
+        """See Engine."""
+        return self._out
+
+    def exit2(self, hidden: Floats) -> ExitOut:
+        """See Engine."""
+        return self._out
+
+
+def harness_s(calls: int = 2001) -> float:
+    """CPU seconds that the stopwatch itself adds to an image: the median of walks in which nothing does anything."""
+    nothing = Subject(
+        _EmptyEngine(), prepare=lambda image: image, scores=(lambda *_: 0.0,) * 2, frame=lambda feature: b""
+    )
+    image = np.zeros((1, 1, 1, 1), np.float32)
+    return float(np.median([nothing.walk(image).send for _ in range(calls)]))
 
 
 def measure(order: Order) -> None:
     """Write costs and scores into the order's folder. The named errors of opening and running."""
     images = load_file(order.images)[IMAGES]
     started = time.process_time_ns()
-    subject = Subject(order.bundle, order.runtime)
+    manifest = open_device_bundle(order.bundle)
+    subject = Subject.open(order.bundle, manifest, order.runtime)
     subject.walk(images[0])
     first_s = (time.process_time_ns() - started) / 1e9
     reference = Reference(order.reference, order.runtime)
     timed = tuple(time_regime(subject, reference, images, one, order) for one in order.regimes)
     (order.out / COSTS_FILE).write_text(Costs(first_s=first_s, regimes=timed).model_dump_json())
-    save_file(scores(subject, images, order.back_end), order.out / SCORES_FILE)
+    if order.scores:
+        save_file(scores(subject, manifest, images, order.back_end), order.out / SCORES_FILE)
 
 
 def time_regime(subject: Subject, reference: Reference, images: NDArray[Any], regime: Regime, order: Order) -> Timed:
@@ -126,18 +177,19 @@ def _walk(subject: Subject, image: NDArray[Any], regime: Regime) -> Laps:
     return subject.walk(image)
 
 
-def scores(subject: Subject, images: NDArray[Any], back_end: Path | None) -> dict[str, NDArray[Any]]:
+def scores(
+    subject: Subject, manifest: DeviceManifest, images: NDArray[Any], back_end: Path | None
+) -> dict[str, NDArray[Any]]:
     """What every part says to every image: score1, score2 (n,) float32; exit1, exit2 labels; with a back end also
     cloud, whose feature took the wire's codec, and cloud_image, whose feature did not; frame_bytes of each."""
     said = [subject.say(image) for image in images]
-    features = np.stack([one[4] for one in said])
-    manifest = subject.manifest
+    features, own = np.stack([one[4] for one in said]), np.asarray(manifest.classes.own, np.int64)
     frames = [encode(one, manifest.fallback.codec) for one in features]
     found: dict[str, NDArray[Any]] = {
         "score1": np.asarray([one[0] for one in said], np.float32),
         "score2": np.asarray([one[1] for one in said], np.float32),
-        "exit1": np.asarray([one[2] for one in said], np.int64),
-        "exit2": np.asarray([one[3] for one in said], np.int64),
+        "exit1": own[[one[2] for one in said]],
+        "exit2": own[[one[3] for one in said]],
         "frame_bytes": np.asarray([len(frame) for frame in frames], np.int64),
     }
     if back_end is not None:
@@ -161,7 +213,8 @@ def time_models(order: Models) -> ModelTimes:
     for _ in range(order.rounds):
         for name, model in models.items():
             times[name].append(model.seconds())
-    return ModelTimes(times={name: tuple(values) for name, values in times.items()})
+    kept = {name: tuple(values) for name, values in times.items()}
+    return ModelTimes(times=kept, harness_s=harness_s())
 
 
 def main(what: str, order: str, out: str) -> None:

@@ -378,6 +378,7 @@ def _facts(result: SweepResult) -> dict[str, str]:
         "noise": f"steal {percent(host.steal)} %, load {host.load_before:.2f} before, {host.load_after:.2f} after",
         "software": ", ".join(f"{name} {release}" for name, release in host.versions.items()),
         "commit": host.commit or "not a checkout",
+        **{bar.name: f"{bar.value:.2g} {bar.unit} (limit {bar.limit:g} {bar.unit})" for bar in result.speed},
         "took": f"{result.seconds:.0f} s for what was not kept from an earlier sweep",
         "runs": ", ".join(sorted({f"{unit.run} ({method_name(unit.method)})" for unit in result.units})),
         "cloud": "; ".join(

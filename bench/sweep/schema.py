@@ -59,9 +59,14 @@ class PathCost(Frozen):
 
 
 class RegimeCosts(Frozen):
-    """Costs in one regime. Those of the sparse one are multiples of the reference in the hot one, too."""
+    """Costs in one regime. Those of the sparse one are multiples of the reference in the hot one, too.
+
+    processes: how many were timed for them, at different times. Where memory happens to lie decides some percent of a
+    process's speed, so several are, and units of one shape, which differ in their weights alone, share theirs.
+    """
 
     regime: Regime
+    processes: Annotated[int, Field(ge=1)] = 1
     paths: Annotated[tuple[PathCost, ...], Field(min_length=1)]
 
     def path(self, name: PathName) -> PathCost | None:
@@ -170,7 +175,8 @@ class Checked(Frozen):
 class Calibration(Frozen):
     """One engine on this host against the reference. host_s: CPU seconds of the reference here, None for instructions.
 
-    precision: of the reference program; checks: how far off the same way of predicting is for other models.
+    precision: of the reference program; checks: how far off the same way of predicting is for other models; harness_s:
+    CPU seconds of measuring one image with an engine that does nothing, which is a part of every cost.
     """
 
     engine: EngineName
@@ -179,6 +185,7 @@ class Calibration(Frozen):
     reference: ModelName
     host_s: Summary | None
     checks: tuple[Checked, ...]
+    harness_s: Seconds | None = None
 
 
 class CloudCost(Frozen):
@@ -192,8 +199,8 @@ class CloudCost(Frozen):
 
 
 class SweepSettings(Frozen):
-    """What to sweep. bundles: device bundles; clouds: cloud bundles of their runs; budgets: see Rule; rounds of
-    per_round images each are timed; limit: images a bundle at most."""
+    """What to sweep. bundles: device bundles; clouds: cloud bundles of their runs; budgets: see Rule; passes: processes
+    that time each unit, in each of them rounds of per_round images; limit: images a bundle at most."""
 
     bundles: Annotated[tuple[Path, ...], Field(min_length=1)]
     clouds: tuple[Path, ...] = ()
@@ -205,7 +212,8 @@ class SweepSettings(Frozen):
     rhos: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)] = (0, 0.2, 0.4, 0.6, 0.8, 1)
     budgets: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = BUDGETS
     regimes: Annotated[tuple[Regime, ...], Field(min_length=1)] = ("hot",)
-    rounds: Annotated[int, Field(ge=1, le=1000)] = 31
+    passes: Annotated[int, Field(ge=1, le=100)] = 2
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 17
     per_round: Annotated[int, Field(ge=1, le=1000)] = 8
     limit: Annotated[int, Field(ge=8)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0

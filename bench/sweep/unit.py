@@ -26,6 +26,7 @@ from harmony.bench.sweep.schema import CloudCost, Memory, PathCost, RegimeCosts,
 from harmony.core.bundle import EngineName
 from harmony.core.errors import EngineError
 from harmony.core.inspection import inspect
+from harmony.core.spec import Frozen
 from harmony.device.native_build import OVERRIDE, PROGRAM, ensure_native
 
 _QUANTILES = 100
@@ -49,14 +50,22 @@ def key_of(target: Target) -> str:
     return (target.manifest.checkpoint or target.manifest.run)[:16]
 
 
-def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Unit:
+class Measured(Frozen):
+    """A unit, and the times that its costs come from."""
+
+    unit: Unit
+    times: tuple[Timed, ...]
+
+
+def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Measured:
     """Some seconds, in processes of their own. work: an empty folder for files."""
     target, manifest = task.target, task.target.manifest
-    costs, scores = _probe(task, settings, work)
+    costs = time_unit(task, settings, work, scores=True)
+    scores = load_file(work / SCORES_FILE)
     shown, cloud = inspect(target.folder), task.cloud
     mine = [one for one in shown.programs if one.engine == task.engine]
     frame = int(np.median(scores["frame_bytes"]))
-    return Unit(
+    unit = Unit(
         name=target.name,
         run=manifest.run,
         method=manifest.method,
@@ -72,7 +81,7 @@ def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Unit:
         file_bytes=sum(manifest.files[file].size for file in manifest.engines[task.engine].values()),
         memory=peak_memory(task, work),
         first_cost=costs.first_s / float(np.median(costs.regimes[0].reference_s)),
-        costs=tuple(to_costs(one) for one in costs.regimes),
+        costs=tuple(to_costs([one]) for one in costs.regimes),
         codec=manifest.fallback.codec,
         frame_bytes=frame,
         image_bytes=int(target.images[0].nbytes),
@@ -81,14 +90,17 @@ def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Unit:
         cloud=None if cloud is None else key_of(target),
         points=points(Judged(target, scores, settings.rhos, settings.seed), settings.budgets),
     )
+    return Measured(unit=unit, times=costs.regimes)
 
 
-def _probe(task: Task, settings: SweepSettings, work: Path) -> tuple[Costs, dict[str, np.ndarray]]:
+def time_unit(task: Task, settings: SweepSettings, work: Path, *, scores: bool = False) -> Costs:
+    """Costs alone; with `scores`, SCORES_FILE in `work` too."""
     order = Order(
         bundle=task.target.folder,
         runtime=task.runtime,
         images=task.images,
         reference=reference_bundle(REFERENCE, task.engine),
+        scores=scores,
         back_end=task.back_end,
         regimes=settings.regimes,
         rounds=settings.rounds,
@@ -98,15 +110,39 @@ def _probe(task: Task, settings: SweepSettings, work: Path) -> tuple[Costs, dict
     path = work / "order.json"
     path.write_text(order.model_dump_json())
     run_module("harmony.bench.sweep.probe", ["unit", str(path), ""], where=task.target.folder)
-    return Costs.model_validate_json((work / COSTS_FILE).read_bytes()), load_file(work / SCORES_FILE)
+    return Costs.model_validate_json((work / COSTS_FILE).read_bytes())
 
 
-def to_costs(timed: Timed) -> RegimeCosts:
-    """CPU seconds → multiples of the reference of the same round."""
-    reference = np.asarray(timed.reference_s)
+def pooled(found: Sequence[Measured], later: Sequence[Sequence[Timed]]) -> tuple[Unit, ...]:
+    """Units with the costs of all processes of their shape. later: times of each unit's further processes."""
+    shapes: dict[tuple[object, ...], list[Timed]] = {}
+    for one, more in zip(found, later, strict=True):
+        shapes.setdefault(_shape(one.unit), []).extend([*one.times, *more])
+    return tuple(
+        one.unit.model_copy(
+            update={
+                "costs": tuple(
+                    to_costs([timed for timed in shapes[_shape(one.unit)] if timed.regime == costs.regime])
+                    for costs in one.unit.costs
+                )
+            }
+        )
+        for one in found
+    )
+
+
+def _shape(unit: Unit) -> tuple[object, ...]:
+    """All that decides a graph; the gate's heads make a difference of MACs."""
+    return (unit.architecture, len(unit.own_classes), unit.macs, unit.dataset, unit.engine, unit.runtime,
+            unit.precision, unit.codec, unit.parameters)  # fmt: skip
+
+
+def to_costs(times: Sequence[Timed]) -> RegimeCosts:
+    """CPU seconds → multiples of the reference of the same round. times: of one regime, a process each."""
+    reference = np.concatenate([one.reference_s for one in times])
     paths = []
-    for name, rows in timed.paths.items():
-        seconds = np.asarray(rows)
+    for name in times[0].paths:
+        seconds = np.concatenate([one.paths[name] for one in times])
         costs = seconds / reference[:, None]
         kept = np.quantile(costs, np.linspace(0, 1, min(_QUANTILES, costs.size)), method="inverted_cdf")
         paths.append(
@@ -117,7 +153,7 @@ def to_costs(timed: Timed) -> RegimeCosts:
                 host_s=summarise(seconds.ravel()),
             )
         )
-    return RegimeCosts(regime=timed.regime, paths=tuple(paths))
+    return RegimeCosts(regime=times[0].regime, processes=len(times), paths=tuple(paths))
 
 
 def precision_of(operators: Sequence[str]) -> Precision:

@@ -49,6 +49,22 @@ def test_an_existing_folder_is_refused_before_anything_is_measured(tmp_path: Pat
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sweep", "nowhere"], "ArtifactMissing: nowhere: no bundle, folder of bundles or run"),
+        (["sweep", "nowhere", "--rho", "x"], "ArtifactMissing: nowhere: no bundle"),
+        (["report", "nowhere"], "ArtifactMissing: nowhere: no sweep here (make one with: harmony bench sweep"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_one_line_and_leaves_nothing(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"harmony: {says}")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_has_examples() -> None:
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=60, check=True)
     assert "harmony bench bundles/client-* --cloud bundles/cloud" in done.stdout

@@ -15,7 +15,8 @@ from harmony.bench.results import BenchSettings
 from harmony.bench.sweep import SweepEvent, SweepSettings, run, sweep, unit
 from harmony.bench.sweep.find import find_bundles
 from harmony.bench.sweep.order import Timed
-from harmony.bench.sweep.unit import precision_of, to_costs
+from harmony.bench.sweep.probe import harness_s
+from harmony.bench.sweep.unit import Measured, pooled, precision_of, to_costs
 from harmony.core.errors import ArtifactMissing, ConfigError, ContractMismatch
 
 
@@ -23,7 +24,7 @@ from harmony.core.errors import ArtifactMissing, ConfigError, ContractMismatch
 def settings(federation: Any) -> SweepSettings:
     return SweepSettings(
         bundles=federation.devices, clouds=(federation.cloud,), engines=("onnxruntime",), links=("lte",),
-        rhos=(0, 1), budgets=(0.1, 0.5), rounds=3, per_round=2, limit=120, regimes=("hot",),
+        rhos=(0, 1), budgets=(0.1, 0.5), passes=2, rounds=3, per_round=2, limit=120, regimes=("hot",),
     )  # fmt: skip
 
 
@@ -109,9 +110,25 @@ def test_bundles_are_found_in_folders_and_runs(federation: Any, tmp_path: Path) 
 def test_costs_are_ratios_to_the_reference_of_the_same_round() -> None:
     """A host that is twice as slow in the second round changes nothing."""
     timed = Timed(regime="hot", reference_s=(0.010, 0.020), paths={"exit1": ((0.001, 0.002), (0.002, 0.004))})
-    path = to_costs(timed).paths[0]
+    path = to_costs([timed]).paths[0]
     assert path.rounds.median == path.rounds.low == path.rounds.high == pytest.approx(0.15)
     assert path.samples == pytest.approx((0.1, 0.1, 0.2, 0.2))
+
+
+def test_units_of_one_shape_share_the_costs_of_all_processes(unit_of: Any) -> None:
+    """Two clients of one architecture, and one of another: two processes each, at costs of 1 to 6 %."""
+
+    def timed(cost: float) -> Timed:
+        return Timed(regime="hot", reference_s=(0.01,), paths={"exit1": ((0.01 * cost,),)})
+
+    units = [unit_of(), unit_of(client=1, own_classes=("Coat", "Dress")), unit_of(architecture="mobilenet-w16-d1")]
+    found = [Measured(unit=one, times=(timed(0.01 * (1 + place)),)) for place, one in enumerate(units)]
+    first, second, other = pooled(found, [[timed(0.04)], [timed(0.05)], [timed(0.06)]])
+    assert first.costs == second.costs
+    costs = first.costs[0]
+    assert (costs.processes, other.costs[0].processes) == (4, 2)
+    assert costs.paths[0].samples == pytest.approx((0.01, 0.02, 0.04, 0.05))
+    assert other.costs[0].paths[0].samples == pytest.approx((0.03, 0.06))
 
 
 @pytest.mark.parametrize(
@@ -126,3 +143,11 @@ def test_costs_are_ratios_to_the_reference_of_the_same_round() -> None:
 )
 def test_precision_is_read_from_the_program(operators: list[str], precision: str) -> None:
     assert precision_of(operators) == precision
+
+
+def test_the_stopwatch_has_a_limit_that_is_shown(sweep_of: Any) -> None:
+    calibration = sweep_of().calibrations[0]
+    bars = run.speed_bars((calibration.model_copy(update={"harness_s": 0.000_002}), calibration))
+    assert [(round(bar.value, 9), bar.limit, bar.met) for bar in bars] == [(0.2, 1.0, True)]
+    assert run.speed_bars((calibration,)) == ()
+    assert 0 < harness_s(101) < 0.01
