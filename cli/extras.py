@@ -11,6 +11,7 @@ PACKAGES = {
     "export": ("torch", "onnx", "onnxscript"),
     "executorch": ("executorch",),
     "cloud": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy"),
+    "otel": ("opentelemetry.sdk", "opentelemetry.exporter"),
     "bench": ("jinja2", "matplotlib", "psutil"),
 }
 

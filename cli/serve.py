@@ -53,6 +53,9 @@ def serve(
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Speak https: certificate and chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's key.")] = None,
+    otel: Annotated[
+        bool, typer.Option("--otel", help="A span a batch, to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+    ] = False,
     log_level: Annotated[Level, typer.Option(help="JSON lines on stderr, from this level on.")] = "warning",
     until_stdin_ends: Annotated[
         bool, typer.Option("--until-stdin-ends", help="Stop too when stdin, a pipe, is closed by its other end.")
@@ -75,7 +78,7 @@ def serve(
     Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does. A key in
     HARMONY_ADMIN_KEY may also load and unload models.
     """
-    require("cloud")
+    require("cloud", *(["otel"] if otel else []))
     from harmony.cli.back_end import servable
     from harmony.cloud.keys import digest, environment_admin_keys
     from harmony.cloud.logs import set_up_logs
@@ -102,6 +105,7 @@ def serve(
         queue_seconds=queue_seconds,
         drain_seconds=drain_seconds,
         workers=workers,
+        otel=otel,
         tls_cert=tls_cert,
         tls_key=tls_key,
     )

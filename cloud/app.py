@@ -103,6 +103,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         deadline = time.monotonic() + _BATCH_SECONDS
         for lane in service.table.lanes.values():
             lane.batcher.stop(seconds=max(0.0, deadline - time.monotonic()))
+        if service.metrics.tracer is not None:
+            service.metrics.tracer.close()
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

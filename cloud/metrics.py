@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import get_args
+from typing import Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +111,16 @@ class Counted:
     latency: tuple[tuple[float, int], ...]
 
 
+class Tracer(Protocol):
+    """Is told of every batch, see harmony.cloud.tracing."""
+
+    def batch(self, model: str, version: str, rows: int, queue_seconds: list[float], compute_seconds: float) -> None:
+        """One batch that has just been computed."""
+
+    def close(self) -> None:
+        """Say what is left to say."""
+
+
 class ModelStatistics:
     """What one version counts. Every method but `counted` is for the event loop, and cheap."""
 
@@ -119,6 +129,7 @@ class ModelStatistics:
         self._row = metrics.ledger.row(f"{name}/{version}")
         self._own = self._row.own
         self._own[_WAITING] = 0  # what a worker that is gone had waiting, waits no more
+        self._tracer = metrics.tracer
         metrics.known[name, version] = self
 
     def waiting(self, rows: int) -> None:
@@ -134,6 +145,8 @@ class ModelStatistics:
         own[_BY_ROWS + 2 * rows + 1] += compute_seconds
         for seconds in queue_seconds:
             _QUEUE.observe(own, seconds)
+        if self._tracer is not None:
+            self._tracer.batch(self.name, self.version, rows, queue_seconds, compute_seconds)
 
     def answered(self, rows: int, seconds: float, received: int, sent: int) -> None:
         """One request answered with 200, `seconds` after its headers came."""
@@ -185,8 +198,9 @@ class ModelStatistics:
 class Metrics(Collector):
     """The series of one app, over all its workers. Failures that belong to no model have an empty model label."""
 
-    def __init__(self, ledger: Ledger | None = None, max_batch: int = 32) -> None:
-        """ledger: None for counts of this process alone."""
+    def __init__(self, ledger: Ledger | None = None, tracer: Tracer | None = None, max_batch: int = 32) -> None:
+        """ledger: None for counts of this process alone; tracer: is told of every batch."""
+        self.tracer = tracer
         self.ledger = ledger or Ledger(Shape(64, 1, width_of(max_batch)))
         self.known: dict[_Labels, ModelStatistics] = {}
         self._nobodys = ModelStatistics(self, *_NOBODY)

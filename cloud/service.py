@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from harmony.cloud.keys import EVERY_SCOPE, ORDINARY, Caller, KeyGrant, KeyRing, KeyScope, granted
 from harmony.cloud.lanes import Alias, Lane, Table
-from harmony.cloud.metrics import Metrics
+from harmony.cloud.metrics import Metrics, Tracer
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import unauthorized
 from harmony.cloud.settings import ServiceSettings
@@ -35,7 +35,7 @@ class Service:
         share = share or Share.alone(settings)
         self.keys = KeyRing(is_open=not self._given and grants is None, ledger=share.keys)
         self.grant(grants)
-        self.metrics = Metrics(share.counts)
+        self.metrics = Metrics(share.counts, _tracer() if settings.otel else None)
         lanes = [Lane.of(model, settings, self.metrics) for model in models]
         self.table = Table(lanes, aliases)
         self.draining = False
@@ -53,3 +53,9 @@ class Service:
             raise unauthorized()
         caller.require(*scopes)
         return caller
+
+
+def _tracer() -> Tracer:
+    from harmony.cloud.tracing import BatchTracer  # noqa: PLC0415  (nobody pays for it who did not ask)
+
+    return BatchTracer()

@@ -26,6 +26,7 @@ class ServiceSettings(Frozen):
     queue_seconds: a request is refused when the work ahead of it is estimated to take longer.
     max_inflight_bytes: bodies that are being read or wait, all together.
     workers: processes that share the port; the limits of bytes and queues are each worker's own.
+    otel: a span a batch, to where OpenTelemetry's environment variables say.
     tls_cert, tls_key: PEM files, the certificate with its chain and its key; both or none.
     """
 
@@ -41,6 +42,7 @@ class ServiceSettings(Frozen):
     body_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
     drain_seconds: Annotated[int, Field(ge=1, le=600)] = 8
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    otel: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
