@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -39,6 +39,14 @@ def export(
     trainable: Annotated[
         str, typer.Option(metavar="none|head|front-end", help="What devices may personalise; see harmony personalize.")
     ] = "head",
+    precision: Annotated[
+        Literal["fp32", "int8"],
+        typer.Option(help="Of front ends; int8 is calibrated on a client's training images."),
+    ] = "fp32",
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="With int8: of test images answered as by fp32, or refused. Default: 0.99."),
+    ] = None,
     module: Annotated[
         str | None, typer.Option(metavar="PACKAGE:FUNCTION", help="Instead of RUN: a front end of your own.")
     ] = None,
@@ -63,6 +71,7 @@ def export(
     harmony export runs/first --out bundles/                            every client, ONNX and ExecuTorch, and the cloud
     harmony export runs/first --out bundles/ --client 3 --format onnx   one device, ONNX alone
     harmony export runs/first --out bundles/ --tar --sign release.key   one signed file a device, always the same bytes
+    harmony export runs/first --out small/ --precision int8             half the bytes, if it goes on answering the same
     harmony export runs/first --out bundles/ --trainable front-end      the device may learn all of it, not heads alone
     harmony export runs/first --out bundles/ --json                     sizes, parity errors and times, for scripts
     harmony export --module mine.nets:front_end --weights mine.safetensors --data mine.npz --own cat,dog --out bundles/
@@ -72,12 +81,14 @@ def export(
     """
     require("export")
     from harmony.core.signing_keys import read_secret
-    from harmony.export import export_own, export_run, own_module
+    from harmony.export import MIN_AGREEMENT, export_own, export_run, own_module
 
     keys = [read_secret(path) for path in sign or ()]
     chosen = cast("list[Format]", [one.strip() for one in formats.split(",") if one.strip()])
     with _progress_bar() as on_event:
         if module is not None:
+            if precision != "fp32":
+                raise ConfigError("--module is exported in fp32", where="--precision", mend="leave it away")
             if run is not None or tar:
                 raise ConfigError("--module stands instead of RUN, and writes folders", mend="harmony bundle pack")
             job = own_module(module, weights, data, own=own, scale=scale, data_dir=data_dir)
@@ -96,6 +107,8 @@ def export(
                 keys=keys,
                 tar=tar,
                 trainable=cast("Trainable", trainable),
+                precision=precision,
+                min_agreement=MIN_AGREEMENT if min_agreement is None else min_agreement,
                 on_event=on_event,
             )
     _print(reports, as_json=as_json)
@@ -151,15 +164,16 @@ def _print(reports: list[ExportReport], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(report) | {"bundle": str(report.bundle)} for report in reports])
         return
-    columns = ("bundle", "architecture", "parameters", "KiB", "largest error", "delegated", "seconds")
+    columns = ("bundle", "architecture", "parameters", "KiB", "largest error", "agreement", "delegated", "seconds")
     print_table("Export", columns, [_row(report) for report in reports])
 
 
 def _row(report: ExportReport) -> tuple[Any, ...]:
-    name, network = str(report.bundle), report.architecture or "back end"
+    name, network = str(report.bundle), (report.architecture or "back end").rpartition(".")[2]
     if report.kept:
-        return name, network, f"{report.parameters:,}", "kept", "", "", ""
+        return name, network, f"{report.parameters:,}", "kept", "", "", "", ""
     sizes = " + ".join(f"{sum(one.files.values()) / 1024:.0f}" for one in report.engines)
     errors = " / ".join(f"{one.max_error:.1e}" for one in report.engines)
     shares = " / ".join(f"{one.delegated:.0%}" for one in report.engines if one.delegated is not None)
-    return name, network, f"{report.parameters:,}", sizes, errors, shares, f"{report.seconds:.1f}"
+    agreement = " / ".join(f"{one.agreement:.1%}" for one in report.engines if one.agreement is not None)
+    return name, network, f"{report.parameters:,}", sizes, errors, agreement, shares, f"{report.seconds:.1f}"
