@@ -39,11 +39,22 @@ def fetch_packages(names: Sequence[str], folder: Path) -> list[str]:
         found = sorted(archives.glob("*.deb"))
         for package in found:
             _run([*_UNPACKER, str(package), str(folder)], names)
+    _prune(folder)
     return [package.name.rsplit("_", 1)[0].replace("%3a", ":") for package in found]
+
+
+def _prune(folder: Path) -> None:
+    """Away with documents, and with links to packages that the system has: they lead nowhere from here."""
+    shutil.rmtree(folder / "usr" / "share", ignore_errors=True)
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.exists():
+            path.unlink()
 
 
 def wrap(command: str, folder: Path, *, sysroot: bool) -> Path:
     """A script that runs `command` of the packages in `folder` with the libraries in it. sysroot: as a compiler."""
+    if not (folder / "usr" / "bin" / command).is_file():
+        raise EngineUnavailable(f"the packages that were unpacked have no {command}", mend="put it on PATH")
     script = folder / "bin" / command
     script.parent.mkdir(exist_ok=True)
     there = '$(dirname "$(dirname "$(readlink -f "$0")")")'

@@ -85,6 +85,21 @@ def test_an_unpacked_command_finds_its_libraries_and_its_root(tmp_path: Path) ->
         assert said == f"{libraries_in(tmp_path)}|{words.replace(chr(39), '')}"
 
 
+def test_links_that_lead_nowhere_are_not_kept(script: Script, tmp_path: Path) -> None:
+    """The folder is synced file by file; such a link, to a library that the system has already, once ended that."""
+    unpack = 'mkdir -p "$3/usr/bin" "$3/usr/share/doc" && echo >"$3/usr/bin/tool" && ln -s gone.so.1 "$3/usr/bin/a.so"'
+    script("dpkg", f"PATH=/usr/bin:/bin; {unpack}")
+    script(
+        "apt-get",
+        'for word; do case "$word" in Dir::Cache=*) : >"${word#*=}/archives/tool_1%3a2-3_amd64.deb";; esac; done',
+    )
+    (tmp_path / "out").mkdir()
+    assert fetch_packages(["tool"], tmp_path / "out") == ["tool_1:2-3"]
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["usr", "bin", "tool"]
+    with pytest.raises(EngineUnavailable, match=r"have no qemu-aarch64 \(put it on PATH\)"):
+        wrap("qemu-aarch64", tmp_path / "out", sysroot=False)
+
+
 def test_an_environment_that_was_not_built(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"was not built for this version \(harmony bench setup-arm\)"):
         open_environment()
