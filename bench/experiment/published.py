@@ -106,11 +106,12 @@ def _in_order(results: Sequence[ExperimentResult]) -> list[ExperimentResult]:
 
 
 def readme_block(results: Sequence[ExperimentResult], page: Path) -> str:
-    """The Markdown between the marks of the README: the headline grids, one table a place."""
+    """The Markdown between the marks of the README: the headline grids, a table a place that is whole in all seeds."""
     parts = []
     for result in _in_order(results):
-        if result.grid.headline:
-            tables = [accuracy(result, place, HEADLINE) for place in places(result)]
+        whole = [place for place in places(result) if all(line.whole for line in lines(result, place))]
+        if result.grid.headline and whole:
+            tables = [accuracy(result, place, HEADLINE) for place in whole]
             parts += [f"## {result.grid.title}", HEADLINE_READING, *map(_with_title, tables), _provenance(result)]
     link = f"Every table and plot of the experiments: [{page.parent.name}/{page.name}]({page.parent.name}/{page.name})."
     return "\n\n".join([*parts, link])

@@ -43,9 +43,14 @@ class Line:
         return mean(values) if values else None
 
     @property
+    def whole(self) -> bool:
+        """Whether no seed is missing."""
+        return len(self.cells) == self.planned
+
+    @property
     def seeds(self) -> str:
         """How many seeds it rests on: `3`, or `2 of 3`."""
-        return f"{self.planned}" if len(self.cells) == self.planned else f"{len(self.cells)} of {self.planned}"
+        return f"{self.planned}" if self.whole else f"{len(self.cells)} of {self.planned}"
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,18 @@ def test_missing_seeds_are_shown(result: ExperimentResult, tmp_path: Path) -> No
     assert "not made" not in page_block([result], "plots")
 
 
+def test_the_readme_waits_for_every_seed(result: ExperimentResult) -> None:
+    headline = result.model_copy(update={"grid": result.grid.model_copy(update={"headline": True})})
+    fewer = with_cells(headline, lambda cell: None if (cell.method, cell.seed) == ("SplitGP", 1) else cell)
+    page = Path("docs/results.md")
+    assert {"### few, two widths", "### few, two families"} <= set(readme_block([headline], page).splitlines())
+    assert "### few, two widths" not in readme_block([fewer], page)  # where SplitGP runs
+    assert "### few, two families" in readme_block([fewer], page)
+    bare = with_cells(headline, lambda cell: None if cell.seed else cell)
+    assert "|" not in readme_block([bare], page)
+    assert "docs/results.md" in readme_block([bare], page)
+
+
 def test_gaps_are_to_the_best_rival(result: ExperimentResult) -> None:
     changed = with_cells(result, scoring(HARMONY=(0.5, 0.6), SplitGP=(0.6, 0.8), alike=(0.9, 0.9)))
     assert row(gaps(changed), "few, two widths")["ρ = 1"] == "−15.0 (SplitGP)"
