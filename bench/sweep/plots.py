@@ -192,9 +192,12 @@ def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str], float]) ->
                     "oP^"[index % 3],
                     ls="", ms=8, color=colour, alpha=0.85,
                 )  # fmt: skip
-        _log_scale(axes)
+        peaks_ = [unit.memory.peak_bytes for unit in result.units]
+        wide = max(peaks_) > 3 * min(peaks_)
+        if wide:
+            _log_scale(axes)
         axes.margins(x=0.12, y=0.15)
-        axes.set_xlabel("peak memory of a device process (MiB, log scale)")
+        axes.set_xlabel(f"peak memory of a device process (MiB{', log scale' if wide else ''})")
         axes.set_ylabel("accuracy (%)")
         axes.grid(axis="both")
         axes.spines["left"].set_visible(False)
