@@ -6,6 +6,7 @@ lanes       who answers a path                      exchange    one infer reques
 direct      the fast path: the connection serves    infer       the same exchange as a plain ASGI application
 waiting     who comes too early waits outside       workers     several processes behind one port
 metrics     what is counted                         ledger      numbers that workers keep together; share
+status      a page for people; history              tracing     a span a batch, if asked for
 app         create_app(models, settings) → FastAPI  deploy      hot swap; registry/: versions, aliases, keys
 server      serve(place, settings): bind, drain     process     running_service(folder): a real one, for embedding
 """

@@ -18,12 +18,14 @@ from starlette.exceptions import HTTPException
 from harmony.cloud.control import control_routes
 from harmony.cloud.deploy import Deployment, Opened
 from harmony.cloud.described import with_infer
+from harmony.cloud.history import History
 from harmony.cloud.infer import InferEndpoint
 from harmony.cloud.models import ServedModel
 from harmony.cloud.refusal import Refusal
 from harmony.cloud.service import Service
 from harmony.cloud.settings import ServiceSettings
 from harmony.cloud.share import Share
+from harmony.cloud.status import status_route
 
 log = logging.getLogger("harmony.cloud")
 _BATCH_SECONDS = 1.0  # for the batches that run while the service stops
@@ -34,6 +36,7 @@ class ServiceApp(FastAPI):
 
     service: Service
     deployment: Deployment
+    history: History
     infer: InferEndpoint
 
     def openapi(self) -> dict[str, Any]:
@@ -75,9 +78,11 @@ def create_app(
     )
     app.service = Service(opened.models, opened.wanted.aliases, settings, opened.wanted.grants, share)
     app.deployment = Deployment(app.service, opened)
+    app.history = History(app.service)
     app.infer = InferEndpoint(app.service)
     for router in control_routes(app.service, app.deployment, release):
         app.include_router(router)
+    app.include_router(status_route(app.service, app.history, release))
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -92,11 +97,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     for lane in service.table.lanes.values():
         lane.batcher.start(loop)
-    watching = asyncio.create_task(app.deployment.watch())
+    beside = [asyncio.create_task(work) for work in (app.deployment.watch(), app.history.keep())]
     try:
         yield
     finally:
-        watching.cancel()
+        for task in beside:
+            task.cancel()
         app.deployment.close()
         for lane in service.table.lanes.values():
             lane.batcher.stop(seconds=0)

@@ -20,7 +20,7 @@ from harmony.cloud.keys import Caller
 from harmony.cloud.lanes import Lane
 from harmony.cloud.outputs import Floats
 from harmony.cloud.refusal import Refusal
-from harmony.cloud.request import Plan, load_of, read_header
+from harmony.cloud.request import Plan, load_of, read_header, told_exits
 from harmony.cloud.service import Service
 
 Done = Callable[[Answer], None]
@@ -35,7 +35,7 @@ class Exchange:
 
     __slots__ = (
         "_caller", "_done", "_entered", "_job", "_lane", "_plan", "_received", "_reserved", "_service", "_started",
-        "_timer", "headers", "path",
+        "_timer", "_told", "headers", "path",
     )  # fmt: skip
 
     def __init__(self, service: Service, path: str, headers: Mapping[bytes, bytes]) -> None:
@@ -48,6 +48,7 @@ class Exchange:
         self._job: Job | None = None
         self._done: Done | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._told: tuple[int, ...] = ()
         self._entered = False
         self._reserved = self._received = 0
 
@@ -136,6 +137,7 @@ class Exchange:
         # Again, and then queued without a pause: while the body came, another version may have taken over.
         self._lane = lane = service.table.route_at(self.path).take(header.cut)
         self._plan = plan = header.plan(lane.expected)
+        self._told = told_exits(self.headers.get(b"harmony-exits"))
         load = load_of(plan, blob, lane.expected)
         self.require_room(PATIENCE)
         if plan.timeout_us:
@@ -176,6 +178,8 @@ class Exchange:
         self._done = None
         seconds = time.perf_counter() - self._started
         lane.statistics.answered(plan.rows, seconds, self._received, len(answer.body))
+        if self._told:
+            lane.statistics.told(self._told)
         if log.isEnabledFor(logging.DEBUG):
             more = {"status": 200, "model": lane.model.name, "version": lane.model.version, "rows": plan.rows}
             log.debug("answered", extra={**more, **self._names(), "seconds": round(seconds, 6)})

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
+from harmony.cloud.metrics import EXITS
 from harmony.cloud.outputs import OWN_MASS, PROBABILITIES, Wanted, checked_own_tokens
 from harmony.cloud.refusal import Refusal, malformed, too_large
 from harmony.cloud.tensors import DTYPES, FEATURE, FRAME, Load, binary_values, frames, json_values
@@ -28,6 +29,7 @@ from harmony.core.spec import FeatureSpec
 _REMEMBERED_TEXTS, _REMEMBERED_BYTES = 512, 2048
 _REMEMBERED_PLANS = 4  # of one text; more models than that seldom get the same
 _MAX_OWN_TOKENS = 4096
+_LONGEST_COUNT = 10  # digits
 
 
 class _Part(BaseModel):
@@ -152,6 +154,16 @@ def read_header(body: bytes, header_length: bytes | None, max_json_bytes: int) -
         raise too_large(max_json_bytes, "the JSON part")
     read = _remembered if header_length is not None and size <= _REMEMBERED_BYTES else _read
     return read(body[:size]), memoryview(body)[size:]
+
+
+def told_exits(header: bytes | None) -> tuple[int, ...]:
+    """Harmony-Exits: how many samples the device answered itself since it last said so, at each exit: `12,3`."""
+    if header is None:
+        return ()
+    counts = header.replace(b" ", b"").split(b",")
+    if len(counts) != len(EXITS) or not all(one.isdigit() and len(one) < _LONGEST_COUNT for one in counts):
+        raise malformed(f"Harmony-Exits holds {len(EXITS)} numbers with a comma, as in '12,3'")
+    return tuple(int(one) for one in counts)
 
 
 def load_of(plan: Plan, blob: memoryview, expected: Expected) -> Load:
