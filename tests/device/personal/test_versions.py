@@ -149,8 +149,8 @@ def test_nothing_is_made_where_there_is_no_bundle(photos: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-_KILLER = """
-import os, random, signal, sys, time
+_KILLER = '''
+import os, random, signal, sys, time, traceback
 from pathlib import Path
 import harmony.device.check, harmony.device.personal.run as run
 from harmony.core.bundle import open_device_bundle
@@ -171,42 +171,46 @@ def work():
     except ConfigError:  # no version is before this one
         pass
 
-def child(stop):
+def forked(task):
     process = os.fork()
     if process:
         return process
-    if stop is not None:  # die at the file operation of that number
-        seen = [0]
-        def count(event, _):
-            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "ctypes.dlsym"):
-                seen[0] += 1
-                if seen[0] == stop:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(count)
-    work()
-    os._exit(0)
+    try:
+        task()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(1)  # at once: the runtime's own farewell may wait for threads that a forked process has not
 
-start = time.monotonic()
-os.waitpid(child(None), 0)
-usual, killed, versions = time.monotonic() - start, 0, set()
+def doomed():
+    """Die at a file operation, of a random number."""
+    seen, last = [0], random.Random(turn).randrange(20, 140)
+    def count(event, _):
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "ctypes.dlsym"):
+            seen[0] += 1
+            if seen[0] == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(count)
+    work()
+
+start, killed, versions, turn = time.monotonic(), 0, set(), 0
+assert os.waitpid(forked(work), 0)[1] == 0
+usual = time.monotonic() - start
 while killed < kills:
-    by_operation = killed % 2
-    process = child(random.randrange(20, 140) if by_operation else None)
-    if not by_operation:
+    turn += 1
+    process = forked(doomed if turn % 2 else work)
+    if turn % 2 == 0:
         time.sleep(random.uniform(0, usual))
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    killed += os.WIFSIGNALED(status)
-    checker = os.fork()
-    if not checker:
-        harmony.device.check.verify(bundle)
-        os._exit(0)
-    assert os.waitpid(checker, 0)[1] == 0, killed
+    assert status in (0, signal.SIGKILL), status
+    killed += status == signal.SIGKILL
+    assert os.waitpid(forked(lambda: harmony.device.check.verify(bundle)), 0)[1] == 0, killed
     versions.add(version_of(open_device_bundle(bundle)))
-work()
-harmony.device.check.verify(bundle)
+assert os.waitpid(forked(work), 0)[1] == 0
 print(sorted(versions), killed)
-"""
+'''
 
 
 def test_kill_9_at_any_moment_leaves_a_whole_bundle(bundle: Path, both: tuple[Path, Path]) -> None:
