@@ -8,18 +8,20 @@ import numpy as np
 
 from harmony.bench.job import Job, Measured, Samples
 from harmony.bench.links import Link
-from harmony.bench.results import AnswerPath, Conditions, PathTiming, Prediction, Ratio, Timing
+from harmony.bench.results import AnswerPath, Conditions, PathTiming, Precision, Prediction, Ratio, Timing
 from harmony.bench.statistics import ratio, summarise
 
 REQUEST_HEADERS, ANSWER_HEADERS = 232, 155
 """Bytes of HTTP headers of one exchange between our client and service with a generated key; devices count bodies."""
 
 
-def to_timing(job: Job, measured: Measured, *, slowdown: float) -> Timing:
-    """What a probe measured, summarised."""
+def to_timing(job: Job, measured: Measured, *, slowdown: float, precision: Precision = "fp32") -> Timing:
+    """What a probe measured, summarised. precision: of the bundle that it measured."""
     calibration = "none: times are this host's own" if slowdown == 1 else f"k = {slowdown:g}, given by hand"
     return Timing(
-        conditions=Conditions(engine=job.engine, regime=job.regime, slowdown=slowdown, calibration=calibration),
+        conditions=Conditions(
+            engine=job.engine, precision=precision, regime=job.regime, slowdown=slowdown, calibration=calibration
+        ),
         first_answer_s=measured.first_answer_s,
         rounds=job.rounds,
         paths=tuple(_path_timing(path, samples) for path, samples in measured.paths.items()),

@@ -248,7 +248,8 @@ def _facts(result: BenchResult) -> dict[str, str]:
         "software": ", ".join(f"{name} {version}" for name, version in host.versions.items())
         + f", Python {host.python}",
         "commit": host.commit or "not a checkout",
-        "timing": f"{settings.rounds} rounds, device path and bare engine in turns; engines on 1 thread, fp32; "
+        "timing": f"{settings.rounds} rounds, device path and bare engine in turns; engines on 1 thread, "
+        f"{' and '.join(sorted({one.conditions.precision for bundle in result.bundles for one in bundle.timings}))}; "
         f"regime {', '.join(settings.regimes)}",
         "data": ", ".join(sorted({one.dataset for one in result.bundles})),
         "runs": ", ".join(sorted({f"{one.run} ({figures.method_name(one.method)})" for one in result.bundles})),

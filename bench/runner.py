@@ -162,7 +162,9 @@ class _Work:
     ) -> BundleResult:
         manifest, settings = target.manifest, self._settings
         wire = _wire(target, stream)
-        timings = tuple(to_timing(job, one, slowdown=settings.slowdown) for job, one in measured)
+        timings = tuple(
+            to_timing(job, one, slowdown=settings.slowdown, precision=manifest.precision) for job, one in measured
+        )
         return BundleResult(
             name=target.name,
             run=manifest.run,

@@ -110,6 +110,7 @@ def _of_device(manifest: DeviceManifest) -> list[tuple[str, object]]:
         ("client", f"{manifest.client} of {manifest.dataset}"),
         ("architecture", manifest.architecture),
         ("image", manifest.image),
+        ("precision", manifest.precision),
         *((one.name, f"leaves if {one.score} ≥ {one.threshold:.4g}") for one in manifest.exits),
         ("threshold", _following(manifest)),
         ("fallback", f"model {manifest.fallback.model}, {manifest.fallback.codec} on the wire"),

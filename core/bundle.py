@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from harmony.core.signing import Trust
 
 EngineName = Literal["onnxruntime", "executorch"]
+Precision = Literal["fp32", "int8"]
 ExitName = Literal["exit1", "exit2"]
 VECTORS = "vectors.safetensors"
 ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}:[A-Za-z_][A-Za-z0-9_]{0,99}$")]
@@ -110,6 +111,7 @@ class DeviceManifest(Manifest):
     gate: bool
     fallback: Fallback
     engines: dict[EngineName, dict[str, FileName]]
+    precision: Precision = "fp32"
     tolerance: Tolerance = Tolerance()
     parameters: Annotated[int, Field(ge=1)]
     checkpoint: Sha256 | None = None

@@ -83,7 +83,7 @@ def write_client(
         write_vectors(draft / VECTORS, vectors)
         for name, program in (learning.files if learning else {}).items():
             (draft / name).write_bytes(program)
-        manifest = _device_manifest(source, client, blueprints, parameters(network))
+        manifest = device_manifest(source, client, blueprints, parameters(network))
         seal(draft, manifest.model_copy(update={"training": learning.training if learning else None}), keys)
     return ExportReport(
         bundle=place, client=client.index, architecture=str(client.architecture), parameters=parameters(network),
@@ -140,7 +140,7 @@ def add_engine(
     if blueprint.format == "onnx":
         found = run_onnx(programs, vectors["image"])
     else:
-        found = run_executorch(programs, vectors["image"], _outputs(vectors))
+        found = run_executorch(programs, vectors["image"], outputs(vectors))
     engine = ENGINE_OF[blueprint.format]
     error = compare(vectors, found, tolerance, who=who, engine=engine)
     names = FILES[blueprint.format]
@@ -150,8 +150,8 @@ def add_engine(
     return EngineReport(engine, sizes, error, delegated, time.perf_counter() - started)
 
 
-def _outputs(vectors: Vectors) -> dict[str, tuple[str, ...]]:
-    """The outputs of each method, in order."""
+def outputs(vectors: Vectors) -> dict[str, tuple[str, ...]]:
+    """The outputs of each method, in order, where these are all of them."""
     gated = "gate1" in vectors
     return {
         "exit1": ("hidden", "logits1", *(["gate1"] if gated else [])),
@@ -170,9 +170,10 @@ def _features(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32
     return np.concatenate(features)
 
 
-def _device_manifest(
+def device_manifest(
     source: Source, client: ClientRecord, blueprints: Sequence[Blueprint], count: int
 ) -> DeviceManifest:
+    """What a client's bundle says of itself. count: of weights."""
     origin = source.manifest
     return DeviceManifest(
         harmony_version=version("harmony-sfl"),

@@ -20,12 +20,7 @@ MEND = "pip install 'harmony-sfl[executorch]'"
 
 
 def front_end_to_executorch(front_end: FrontEnd, image: Tensor) -> tuple[bytes, float]:
-    """The .pte for one image (1, C, H, W), and the share of its operators that XNNPACK runs.
-
-    EngineError unless XNNPACK takes the whole of both graphs.
-    An operator left out runs on portable kernels, hundreds of times slower, so a partial delegate is no success.
-    """
-    exir, partitioner = _exir()
+    """The .pte for one image (1, C, H, W), and the share of operators that XNNPACK runs. Errors of `lower_graphs`."""
     network = copy.deepcopy(front_end)
     make_delegable(network)
     with quiet(), torch.no_grad():
@@ -34,15 +29,24 @@ def front_end_to_executorch(front_end: FrontEnd, image: Tensor) -> tuple[bytes, 
             name: torch.export.export(Segment(network, name).eval(), (sample,), strict=False)
             for name, sample in inputs.items()
         }
+    return lower_graphs(graphs, type(front_end).__name__)
+
+
+def lower_graphs(graphs: dict[str, torch.export.ExportedProgram], where: str) -> tuple[bytes, float]:
+    """The .pte with a method for each exported graph, and the share of its operators that XNNPACK runs.
+
+    EngineError unless XNNPACK takes the whole of all graphs.
+    An operator left out runs on portable kernels, hundreds of times slower, so a partial delegate is no success.
+    """
+    exir, partitioner = _exir()
+    with quiet(), torch.no_grad():
         # The checker re-verifies the dialect after each of ~30 passes, a third of the time; parity is checked anyway.
         config = exir.EdgeCompileConfig(_check_ir_validity=False)
         edge = exir.to_edge_transform_and_lower(graphs, partitioner=[partitioner()], compile_config=config)
         delegated = min(_delegated(edge.exported_program(name).graph_module) for name in graphs)
         program = bytes(edge.to_executorch().buffer)
     if delegated < 1:
-        raise EngineError(
-            f"XNNPACK takes only {delegated:.0%} of the operators", where=str(front_end.__class__.__name__)
-        )
+        raise EngineError(f"XNNPACK takes only {delegated:.0%} of the operators", where=where)
     return program, delegated
 
 

@@ -17,7 +17,8 @@ class EngineReport:
     """One engine of one bundle.
 
     files: bytes by file name; max_error: largest |engine − eager PyTorch| over the test vectors and all outputs;
-    delegated: share of the operators that XNNPACK runs (None for ONNX); seconds: filling in or lowering, and parity.
+    delegated: share of the operators that XNNPACK runs (None for ONNX); seconds: filling in or lowering, and parity;
+    agreement: share of unseen images for which both exits say what they said before they were quantised, None for fp32.
     """
 
     engine: str
@@ -25,6 +26,7 @@ class EngineReport:
     max_error: float
     delegated: float | None
     seconds: float
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)

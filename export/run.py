@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.bundle import CloudManifest, DeviceManifest, open_cloud_bundle, open_device_bundle
+from harmony.core.bundle import CloudManifest, DeviceManifest, Precision, open_cloud_bundle, open_device_bundle
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
 from harmony.core.config import make_config
 from harmony.core.data import load
@@ -18,7 +18,9 @@ from harmony.core.preprocess import Preprocessor
 from harmony.core.sealed import MANIFEST, TAR, hash_file, read_signatures
 from harmony.core.signing_keys import SecretKey
 from harmony.export.bundles import ENGINE_OF, Source, write_client, write_cloud
-from harmony.export.lowering import Blueprint, blueprints, tasks_of
+from harmony.export.client_images import RunImages
+from harmony.export.int8 import MIN_AGREEMENT, Int8, check_agreement, write_int8_client
+from harmony.export.lowering import Blueprint, Task, blueprints, tasks_of
 from harmony.export.networks import Shape, shape_of
 from harmony.export.report import ExportReport, Format, OnEvent
 from harmony.export.training import TRAINABLE, Federation, Programs, Trainable, training_files, training_programs
@@ -39,13 +41,17 @@ def export_run(
     keys: Sequence[SecretKey] = (),
     tar: bool = False,
     trainable: Trainable = "head",
+    precision: Precision = "fp32",
+    min_agreement: float = MIN_AGREEMENT,
     on_event: OnEvent | None = None,
 ) -> list[ExportReport]:
     """Export `run` (a run folder, or a checkpoint itself) to OUT/client-KKK and OUT/cloud.
 
     clients: which ones, all by default. keys: each signs every bundle. tar: OUT/client-KKK.tar and OUT/cloud.tar
     instead of folders. trainable: what devices may make personal (see `harmony.export.training`); that needs the ONNX
-    files, so without them nothing is. jobs: processes that lower networks; more than 1 spawns, so a script needs its
+    files, so without them nothing is, and fp32. precision: of front ends; int8 is quantised for each client on its own
+    training images, and refused where it agrees with fp32 on less than the share min_agreement of test images of its
+    classes. jobs: processes that lower networks; more than 1 spawns, so a script needs its
     `if __name__ == "__main__"`. Parity is checked on test images of the run's data (found as in training, or in
     data_dir); on seeded noise if asked.
 
@@ -57,7 +63,9 @@ def export_run(
     source = _open(run)
     chosen = _choose(source, clients)
     formats = _check_formats(formats)
-    job = _Job(source, formats, out, jobs, tuple(keys), tar, _check_trainable(trainable, formats))
+    int8 = _int8(source, precision, min_agreement, data_dir, noise=noise)
+    learns = _check_trainable(trainable, formats) if int8 is None else "none"
+    job = _Job(source, formats, out, jobs, tuple(keys), tar, learns, int8)
     kept = {client.index: _kept(job, client.index) for client in chosen}
     kept_cloud = _kept_cloud(job)
     todo = [client for client in chosen if kept[client.index] is None]
@@ -111,6 +119,11 @@ class _Job(NamedTuple):
     keys: tuple[SecretKey, ...]
     tar: bool
     trainable: Trainable
+    int8: Int8 | None = None
+
+    @property
+    def precision(self) -> Precision:
+        return "fp32" if self.int8 is None else "int8"
 
     def place(self, name: str) -> Path:
         return self.out / (f"{name}{TAR}" if self.tar else name)
@@ -126,7 +139,7 @@ def _write_clients(
     ready: dict[Shape, dict[Format, Blueprint]] = {}
     written: list[ExportReport] = []
     tasks = tasks_of([shape_of(client) for client in todo], job.formats)
-    for (shape, format_), blueprint in blueprints(job.source.manifest, tasks, job.jobs):
+    for (shape, format_), blueprint in _blueprints(job, tasks):
         report(f"{shape} to {format_}")
         ready.setdefault(shape, {})[format_] = blueprint
         if len(ready[shape]) < len(job.formats):
@@ -135,9 +148,34 @@ def _write_clients(
         for client in [client for client in todo if shape_of(client) == shape]:
             ordered = [ready[shape][one] for one in job.formats]
             place = job.place_of(client.index)
-            written.append(write_client(job.source, client, ordered, images, place, keys=job.keys, learning=learning))
+            if job.int8 is None:
+                done = write_client(job.source, client, ordered, images, place, keys=job.keys, learning=learning)
+            else:
+                done = write_int8_client(job.source, client, ordered, images, place, keys=job.keys, int8=job.int8)
+            written.append(done)
             report(f"client {client.index}")
     return written
+
+
+def _blueprints(job: _Job, tasks: Sequence[Task]) -> Iterator[tuple[Task, Blueprint]]:
+    """With 8 bits an ExecuTorch program depends on a client's images, so there is none to make for all of a shape."""
+    own = [task for task in tasks if job.int8 is not None and task[1] == "executorch"]
+    yield from ((task, Blueprint("executorch", None, None)) for task in own)
+    yield from blueprints(job.source.manifest, [task for task in tasks if task not in own], job.jobs)
+
+
+def _int8(
+    source: Source, precision: Precision, min_agreement: float, data_dir: Path | None, *, noise: bool
+) -> Int8 | None:
+    if precision not in get_args(Precision):
+        raise ConfigError(f"'{precision}' is no precision", where="--precision", mend="choose fp32 or int8")
+    check_agreement(min_agreement)
+    if precision == "fp32":
+        return None
+    if noise:
+        problem = "8 bits are calibrated on the run's own images, not on noise"
+        raise ConfigError(problem, where="--precision int8", mend="leave --noise away, or choose fp32")
+    return Int8(RunImages(source.manifest, data_dir), min_agreement)
 
 
 def _learning(job: _Job, shape: Shape, ready: Mapping[Format, Blueprint]) -> Programs | None:
@@ -204,6 +242,8 @@ def _kept(job: _Job, index: int) -> ExportReport | None:
     _require_same(place, manifest.checkpoint, job)
     if (manifest.client, set(manifest.engines)) != (index, {ENGINE_OF[one] for one in job.formats}):
         raise _foreign(place, f"holds client {manifest.client} for {', '.join(sorted(manifest.engines))}")
+    if manifest.precision != job.precision:
+        raise _foreign(place, f"holds {manifest.precision}, not {job.precision}")
     learning = set(manifest.training.files.values()) if manifest.training else set()
     if learning != training_files(job.trainable, [ENGINE_OF[one] for one in job.formats]):
         raise _foreign(place, f"was not exported with --trainable {job.trainable}")

@@ -244,6 +244,13 @@ Codec read_codec(const Field& field) {
   return Codec::kInt8Zstd;
 }
 
+// Programs of either precision take and give float32, so that nothing follows from it here.
+void check_precision(const Field& root) {
+  if (!root.has("precision")) return;
+  const Field precision = root["precision"];
+  if (!precision.is("fp32") && !precision.is("int8")) precision.refuse("is neither fp32 nor int8");
+}
+
 std::string read_program(const Field& engines, const std::map<std::string, FileEntry>& files) {
   if (engines.fields().empty()) engines.refuse("names no engine");
   if (!engines.has("executorch")) return "";
@@ -292,7 +299,7 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   root.require({"format", "format_version", "files", "harmony_version", "run", "method", "client", "architecture",
                 "dataset", "image", "feature", "classes", "exits", "gate", "fallback", "engines", "parameters"},
                // What it learns with, and that it learnt, is not for this core.
-               {"held_out", "tolerance", "checkpoint", "training", "personal"});
+               {"held_out", "precision", "tolerance", "checkpoint", "training", "personal"});
   Manifest manifest;
   manifest.files = read_files(root["files"]);
   manifest.image = read_image(root["image"]);
@@ -310,6 +317,7 @@ Manifest parse_manifest(const std::string& text, const std::string& where) {
   manifest.held_out = read_held_out(root);
   root["fallback"].require({}, {"model", "codec"});
   manifest.codec = read_codec(root["fallback"]);
+  check_precision(root);
   manifest.program = read_program(root["engines"], manifest.files);
   return manifest;
 }

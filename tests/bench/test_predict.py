@@ -46,6 +46,13 @@ def test_timing_by_path() -> None:
     assert (cloud.bare, cloud.ratio) == (None, None)
     assert timing.path("exit2") is None
     assert timing.conditions.calibration == "none: times are this host's own"
+    assert (
+        timing.conditions.precision,
+        to_timing(job, MEASURED, slowdown=1.0, precision="int8").conditions.precision,
+    ) == (
+        "fp32",
+        "int8",
+    )
     assert "given by hand" in to_timing(job, MEASURED, slowdown=3.0).conditions.calibration
 
 

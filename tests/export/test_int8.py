@@ -1,0 +1,219 @@
+"""Bundles with 8 bits: calibrated on training images alone, held against fp32, refused where they say otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harmony.core.adaptive import SUREST, HeldOut
+from harmony.core.bundle import open_device_bundle
+from harmony.core.calibration import thresholds
+from harmony.core.checkpoint import CheckpointManifest, open_checkpoint
+from harmony.core.config import make_config
+from harmony.core.data import load
+from harmony.core.errors import ConfigError, HarmonyError, ParityFailed, RunExists
+from harmony.core.inspection import inspect
+from harmony.core.partition import partition
+from harmony.core.preprocess import Preprocessor
+from harmony.core.scores import own_mass
+from harmony.core.sealed import MANIFEST, SEAL, seal
+from harmony.device import open_engine, verify
+from harmony.export import ExportReport, export_run
+from harmony.export.client_images import CALIBRATION, JUDGED, RunImages
+from harmony.export.int8_executorch import split_relu6
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def budgeted(run_maker: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny run, with exits that were calibrated to a share of images rather than set by hand."""
+    run = run_maker(tmp_path_factory.mktemp("budgeted"))
+    manifest = open_checkpoint(run / "checkpoint")
+    clients = tuple(
+        one.model_copy(
+            update={
+                "exits": tuple(
+                    exit_.model_copy(update={"budget": share})
+                    for exit_, share in zip(one.exits, (0.5, 0.05), strict=True)
+                )
+            }
+        )
+        for one in manifest.clients
+    )
+    _reseal(run / "checkpoint", manifest.model_copy(update={"clients": clients}))
+    return run
+
+
+def _reseal(checkpoint: Path, manifest: CheckpointManifest) -> None:
+    for name in (MANIFEST, SEAL):
+        (checkpoint / name).unlink()
+    seal(checkpoint, manifest)
+
+
+@pytest.fixture(scope="session")
+def small(budgeted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    out = tmp_path_factory.mktemp("int8") / "bundles"
+    report, _ = _export(budgeted, out)
+    return out / "client-000", report
+
+
+def _export(run: Path, out: Path, **changes: object) -> list[ExportReport]:
+    """Random weights agree on no more than they happen to, so by default nothing is asked for."""
+    settings = {"clients": (0,), "formats": ("onnx",), "precision": "int8", "min_agreement": 0.0} | changes
+    return export_run(run, out, **settings)  # type: ignore[arg-type]
+
+
+def test_it_is_smaller_says_so_and_verifies(small: tuple[Path, ExportReport], exported: tuple[Path, object]) -> None:
+    bundle, report = small
+    manifest, plain = open_device_bundle(bundle), open_device_bundle(exported[0] / "client-000")
+    assert (manifest.precision, plain.precision) == ("int8", "fp32")
+    assert manifest.files["exit2.onnx"].size < 0.6 * plain.files["exit2.onnx"].size
+    assert manifest.training is None
+    (check,) = verify(bundle).engines
+    assert check.max_error is not None
+    assert 1e-3 < check.max_error == report.engines[0].max_error < manifest.tolerance.absolute
+    operators = inspect(bundle).programs[0].operators
+    assert operators["Conv"] < operators["DequantizeLinear"]
+    assert operators["Gemm"] == 2, "heads are not quantised"
+
+
+def test_the_agreement_is_that_of_both_exits_on_images_that_nobody_trained_on(
+    small: tuple[Path, ExportReport], exported: tuple[Path, object], budgeted: Path
+) -> None:
+    bundle, report = small
+    trained = open_checkpoint(budgeted / "checkpoint")
+    images = RunImages(trained).of(trained.clients[0]).unseen
+    engines = [open_engine(one, open_device_bundle(one)) for one in (bundle, exported[0] / "client-000")]
+    agree = []
+    for image in images[:, None]:
+        said = []
+        for engine in engines:
+            hidden, logits1, _ = engine.exit1(image)
+            said.append((int(logits1.argmax()), int(engine.exit2(hidden)[1].argmax())))
+        agree.append(np.equal(said[0], said[1]))
+    assert report.engines[0].agreement == pytest.approx(np.mean(agree, axis=0).min(), abs=1.5 / len(images))
+    assert 0.5 < np.mean(agree) < 1
+
+
+def test_exits_are_calibrated_on_what_the_int8_programs_say(small: tuple[Path, ExportReport], budgeted: Path) -> None:
+    bundle, _ = small
+    trained, manifest = open_checkpoint(budgeted / "checkpoint"), open_device_bundle(bundle)
+    engine, own = open_engine(bundle, manifest), np.asarray(manifest.classes.own)
+    first, second = [], []
+    for image in RunImages(trained).of(trained.clients[0]).held_out[:, None]:
+        hidden, _, gate1 = engine.exit1(image)
+        gate2 = engine.exit2(hidden)[2]
+        assert gate1 is not None
+        assert gate2 is not None
+        first.append(own_mass(gate1, own)[0])
+        second.append(own_mass(gate2, own)[0])
+    score1, score2 = np.asarray(first, np.float32), np.asarray(second, np.float32)
+    expected = thresholds(score1, score2, 0.5, 0.05)
+    assert [one.threshold for one in manifest.exits] == pytest.approx(expected, abs=1e-5)
+    assert [one.threshold for one in manifest.exits] != [one.threshold for one in trained.clients[0].exits]
+    known = HeldOut.of(np.where(score1 >= np.float32(expected[0]), np.float32(SUREST), score2))
+    assert known is not None
+    assert manifest.held_out is not None
+    assert manifest.held_out.scores == pytest.approx(known.scores, abs=1e-5)
+
+
+def test_exits_that_were_set_by_hand_stay(tiny_run: Path, tmp_path: Path) -> None:
+    _export(tiny_run, tmp_path / "out")
+    assert [one.threshold for one in open_device_bundle(tmp_path / "out/client-000").exits] == [0.1, 0]
+
+
+def test_a_front_end_that_says_something_else_is_refused_with_the_number(budgeted: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityFailed, match=r"client 0: onnxruntime .*on \d+\.\d % of \d+ images .*100 % are asked"):
+        _export(budgeted, tmp_path / "out", min_agreement=1.0)
+    assert not (tmp_path / "out/client-000").exists()
+
+
+def test_the_same_images_give_the_same_bytes_and_whole_bundles_are_kept(
+    small: tuple[Path, ExportReport], budgeted: Path, tmp_path: Path
+) -> None:
+    _export(budgeted, tmp_path / "out")
+    for one in (tmp_path / "out/client-000").iterdir():
+        assert one.read_bytes() == (small[0] / one.name).read_bytes(), one.name
+    assert all(one.kept for one in _export(budgeted, tmp_path / "out"))
+    with pytest.raises(RunExists, match="holds int8, not fp32"):
+        _export(budgeted, tmp_path / "out", precision="fp32", trainable="none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"precision": "int4"}, "'int4' is no precision .choose fp32 or int8"),
+        ({"min_agreement": 99.0}, "--min-agreement: 99.0 is not a share"),
+        ({"noise": True}, "--precision int8: .*not on noise"),
+    ],
+)
+def test_settings_that_cannot_be_meant(
+    changes: dict[str, object], problem: str, budgeted: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        _export(budgeted, tmp_path / "out", **changes)
+
+
+def test_a_client_that_joined_later_has_no_images_here(budgeted: Path) -> None:
+    manifest = open_checkpoint(budgeted / "checkpoint")
+    late = manifest.clients[0].model_copy(update={"index": 8})
+    with pytest.raises(HarmonyError, match="client 8 joined the run later"):
+        RunImages(manifest).of(late)
+
+
+@pytest.mark.parametrize("own_test", [0.0, 0.25])
+def test_calibration_images_are_training_images_of_that_client(own_test: float, budgeted: Path) -> None:
+    manifest = open_checkpoint(budgeted / "checkpoint")
+    settings = manifest.config | {"data": manifest.config["data"] | {"own_test": own_test}}
+    manifest = manifest.model_copy(update={"config": settings})
+    config, data = make_config(settings, where="here"), load(manifest.dataset)
+    labels = np.concatenate([data.y_train, data.y_test])
+    images = np.concatenate([data.x_train, data.x_test])
+    split = partition(
+        labels if own_test else data.y_train, config.partition, classes=10, seed=config.seed,
+        holdout=config.data.holdout, test=own_test,
+    )[2]  # fmt: skip
+    client = manifest.clients[2].model_copy(
+        update={"classes": manifest.clients[2].classes.model_copy(update={"own": split.own})}
+    )
+    found, scaled = RunImages(manifest).of(client), Preprocessor(manifest.image)
+    train, rest = (
+        {image.tobytes() for image in scaled(images[at])} for at in (split.train, [*split.holdout, *split.test])
+    )
+    assert 0 < len(found.calibration) <= CALIBRATION
+    assert {image.tobytes() for image in found.calibration} <= train
+    np.testing.assert_array_equal(found.held_out, scaled(images[split.holdout]))
+    assert 0 < len(found.unseen) <= JUDGED
+    unseen = {image.tobytes() for image in found.unseen}
+    official = {image.tobytes() for image in scaled(data.x_test[np.isin(data.y_test, split.own)])}
+    assert unseen <= (rest if own_test else official)
+
+
+class Clipped(nn.Module):
+    """A convolution whose values beyond 0 … 6 do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.clip = nn.Conv2d(1, 4, 3), nn.ReLU6()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.clip(self.convolution(x))
+        return out
+
+
+def test_a_relu6_is_split_so_that_its_convolution_is_quantised_behind_the_relu() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 1, 8, 8) * 10
+    with torch.no_grad():
+        expected = Clipped().eval()
+        graph = torch.export.export(expected, (image,), strict=False).module()
+        split_relu6(graph)
+        assert torch.equal(graph(image), expected(image))
+    called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert [name.split(".")[1] for name in called][-3:-1] == ["conv2d", "relu"]
