@@ -213,7 +213,7 @@ class SweepSettings(Frozen):
     budgets: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = BUDGETS
     regimes: Annotated[tuple[Regime, ...], Field(min_length=1)] = ("hot",)
     passes: Annotated[int, Field(ge=1, le=100)] = 2
-    rounds: Annotated[int, Field(ge=1, le=1000)] = 17
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 31
     per_round: Annotated[int, Field(ge=1, le=1000)] = 8
     limit: Annotated[int, Field(ge=8)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
