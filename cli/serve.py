@@ -47,6 +47,9 @@ def serve(
     key_file: Annotated[Path | None, typer.Option(help="One key a line, or sha256:HEX of it.")] = None,
     no_key: Annotated[bool, typer.Option("--no-key", help="Let everybody on this machine ask.")] = False,
     max_body: Annotated[int, typer.Option(metavar="BYTES", help="Largest body, also after decompression.")] = 16 << 20,
+    max_connections: Annotated[
+        int, typer.Option(help="Open at once, of each worker; above it, those are closed that ask nothing.")
+    ] = 4096,
     max_batch: Annotated[int, typer.Option(help="Most samples in a request, and in a run of the model.")] = 32,
     queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
     drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 8,
@@ -101,6 +104,7 @@ def serve(
         keys=keys,
         admin_keys=admin,
         max_body_bytes=max_body,
+        max_connections=max_connections,
         max_batch=max_batch,
         queue_seconds=queue_seconds,
         drain_seconds=drain_seconds,

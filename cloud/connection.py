@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -12,6 +13,8 @@ from harmony.cloud.refusal import malformed
 MAX_HEADER_BYTES = 32 << 10
 HEADER_SECONDS = 10.0
 MAX_DISCARDED_BYTES = 64 << 20
+MAX_CONNECTIONS = 4096
+_SHOWN_OUT = 8  # one in so many goes at once, so that looking for them is seldom
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -24,10 +27,15 @@ class GuardedConnection(HttpToolsProtocol):
         self._discarded_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
         self._in_headers = False
+        self._most = MAX_CONNECTIONS
+        self._idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """A caller is there; its headers must follow soon."""
+        """A caller is there; its headers must follow soon. If there are too many, those go who ask nothing."""
         super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        if len(self.connections) > self._most:
+            make_room(one for one in self.connections if isinstance(one, GuardedConnection) and one is not self)
         self._in_headers = True
         self._await_headers()
 
@@ -80,6 +88,16 @@ class GuardedConnection(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
+    @property
+    def idle_since(self) -> float | None:
+        """When it began to ask nothing, or not the whole of a header; None while a request is under way."""
+        return self._idle_since if self.cycle is None or self.cycle.response_complete else None
+
+    def on_response_complete(self) -> None:
+        """An answer is out."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
     def shutdown(self) -> None:
         """The service ends: leave, unless a request is under way, be it by its first byte."""
         if not (self._in_headers and self._header_bytes):
@@ -104,3 +122,12 @@ class GuardedConnection(HttpToolsProtocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+
+def make_room(connections: Iterable[GuardedConnection]) -> None:
+    """Close those that have asked nothing for longest. Who opens thousands of connections closes its own that way:
+    a caller who asks is not idle."""
+    everybody = list(connections)
+    idle = sorted((since, place) for place, one in enumerate(everybody) if (since := one.idle_since) is not None)
+    for _, place in idle[: 1 + len(everybody) // _SHOWN_OUT]:
+        everybody[place].transport.abort()

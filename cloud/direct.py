@@ -53,6 +53,7 @@ class DirectConnection(GuardedConnection):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._service: Service = self.config.app.service  # type: ignore[union-attr]  # a ServiceApp
+        self._most = self._service.settings.max_connections
         self._body_timer: asyncio.TimerHandle | None = None
         self._refused_until = 0.0
         self._direct: _Cycle | None = None

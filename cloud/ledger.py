@@ -7,7 +7,6 @@ lost, and what a worker has counted outlives it. One process alone has the same 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import mmap
@@ -106,6 +105,8 @@ class Ledger:
         if self._descriptor is None:
             yield
             return
+        import fcntl  # noqa: PLC0415  (Unix alone has it, and several workers)
+
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
             yield

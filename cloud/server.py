@@ -32,6 +32,7 @@ _BACKLOG = 1024
 # at once would lose a request that is on its way.
 _LAST_ORDERS_SECONDS = 0.3
 _LOOK_SECONDS = 0.02
+_OTHER_DESCRIPTORS = 128  # of models, databases, workers
 
 
 class Announcement(Frozen):
@@ -63,6 +64,7 @@ def serve(
     if stop_with is not None and not stat.S_ISFIFO(os.fstat(stop_with).st_mode):
         raise ConfigError("is not a pipe", where="stdin", mend="leave --until-stdin-ends out")
     settings.require_tls()
+    raise_descriptor_limit(settings.max_connections)
     if settings.workers > 1:
         _serve_with_workers(place, settings, announce, stop_with, log_level)
         return
@@ -76,6 +78,24 @@ def serve(
             server.run(sockets=[listener])
     if not server.started:
         raise ServiceError("the service did not start; see the log above", where=said.url)
+
+
+def raise_descriptor_limit(connections: int) -> None:
+    """Let the process, and its workers, hold so many connections. ConfigError if the system does not let it."""
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415  (Unix alone has it)
+
+    needed = connections + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{connections} connections need {needed} descriptors, the system allows {hard}",
+            where="--max-connections",
+            mend=f"give at most {max(0, hard - _OTHER_DESCRIPTORS)}, or raise 'ulimit -Hn'",
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _serve_with_workers(

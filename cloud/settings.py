@@ -25,6 +25,7 @@ class ServiceSettings(Frozen):
     max_json_bytes: JSON is parsed on the event loop into Python objects, so it has a tighter bound than binary tensors.
     queue_seconds: a request is refused when the work ahead of it is estimated to take longer.
     max_inflight_bytes: bodies that are being read or wait, all together.
+    max_connections: open at once, of each worker; above it, those are closed that ask nothing.
     workers: processes that share the port; the limits of bytes and queues are each worker's own.
     otel: a span a batch, to where OpenTelemetry's environment variables say.
     tls_cert, tls_key: PEM files, the certificate with its chain and its key; both or none.
@@ -37,6 +38,7 @@ class ServiceSettings(Frozen):
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 * MIB
     max_json_bytes: Annotated[int, Field(ge=1024, le=64 * MIB)] = 4 * MIB
     max_inflight_bytes: Annotated[int, Field(ge=1024)] = 256 * MIB
+    max_connections: Annotated[int, Field(ge=16, le=1 << 16)] = 4096
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
     queue_seconds: Annotated[float, Field(gt=0, le=60)] = 0.5
     body_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+from harmony.cloud.process import RunningService, running_service
+from harmony.cloud.server import raise_descriptor_limit
+from harmony.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from tests.cloud.conftest import Bundle, Client, Floats
 
 Features = Callable[..., "Floats"]
 Tensor = Callable[..., dict[str, Any]]
+ClientOf = Callable[[RunningService], "Client"]
 LIMIT = 65536
 
 
@@ -137,6 +144,42 @@ def test_slow_and_silent_connections_do_not_starve_others(client: Client, tensor
     finally:
         for connection in slow:
             connection.close()
+
+
+def test_a_flood_of_connections_closes_its_own(
+    bundle: Bundle, client_of: ClientOf, tensor: Tensor, features: Features
+) -> None:
+    """Silent ones, ones inside their headers, ones that asked what needs no key; among them one with half a body."""
+    text = json.dumps(tensor([1, 8, 4, 4], 512)).encode()
+    body = text + features(1).tobytes()
+    lengths = (f"Content-Length: {len(body)}", f"Inference-Header-Content-Length: {len(text)}")
+    sent = (b"", b"GET /v2 HTT", b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    with running_service(bundle.folder, "--max-connections", "32") as service, ExitStack() as stack:
+        client = client_of(service)
+        honest = stack.enter_context(opened(client))
+        honest.sendall(head(client, *lengths) + body[:100])
+        flood = [stack.enter_context(opened(client)) for _ in range(40)]
+        for wave in range(3):
+            for number, connection in enumerate(flood):
+                with suppress(ConnectionError):
+                    connection.sendall(sent[number % 3])
+            flood += [stack.enter_context(opened(client)) for _ in range(40)]
+            assert client.infer(body, {"Inference-Header-Content-Length": str(len(text))}).status == 200, wave
+        honest.sendall(body[100:])
+        assert read_answer(honest)[0] == 200
+        open_there = len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
+    assert open_there < 32 + 40
+
+
+def test_more_connections_than_the_system_allows_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1024))
+    with pytest.raises(ConfigError, match=r"--max-connections: 1000 connections need 1128 .* \(give at most 896"):
+        raise_descriptor_limit(1000)
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: made.append(limits))
+    raise_descriptor_limit(500)
+    raise_descriptor_limit(100)
+    assert made == [(628, 1024)]
 
 
 def test_a_caller_who_leaves_halfway_is_forgotten(client: Client) -> None:
