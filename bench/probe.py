@@ -93,14 +93,15 @@ def measure(job: Job) -> Measured:
         paths: dict[AnswerPath, Samples] = {}
         for path, rows in job.paths.items():
             pairs = [(images[row], prepare(images[row][None])) for row in rows]
-            device = Device(manifest, Loop(manifest, engine, _pinned(manifest, path)), fallback)
+            device = Device(manifest, Loop(manifest, engine, pinned(manifest, path)), fallback)
             warm_up(device.answer, bare.get(path), pairs)
             pause_s = SPARSE_PAUSE_S if job.regime == "sparse" else 0.0
             paths[path] = in_turns(device.answer, bare.get(path), pairs, rounds=job.rounds, pause_s=pause_s)
     return Measured(first_answer_s=first.wall_s, paths=paths)
 
 
-def _pinned(manifest: DeviceManifest, path: AnswerPath) -> _Pinned | None:
+def pinned(manifest: DeviceManifest, path: AnswerPath) -> AdaptiveThreshold | None:
+    """A threshold that takes its time, but has every image that reaches exit 2 take this path; None if it is fixed."""
     if manifest.held_out is None:
         return None
     return _Pinned(manifest.held_out, SUREST if path == "cloud" else SENDS_NOTHING)
