@@ -72,7 +72,7 @@ def personalize(
     from harmony.core.signing_keys import read_secret
     from harmony.device.personal import Budget, Wish
     from harmony.device.personal import personalize as learn
-    from harmony.device.personal.run import FRONT_END_PLAN, HEAD_PLAN
+    from harmony.device.personal.lesson import FRONT_END_PLAN, HEAD_PLAN
 
     budget = Budget(max_seconds, max_memory)
     wish = Wish(

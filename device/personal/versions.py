@@ -48,6 +48,7 @@ class Versions:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Alone with this bundle, leftovers of a killed process removed. ConfigError if another process changes it."""
+        read_manifest(self.bundle, DeviceManifest)  # nothing is made beside what is no device's bundle
         with storing(self.home):
             self.home.mkdir(exist_ok=True)
             handle = os.open(self.home / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -18,6 +18,8 @@ from harmony.core.data import load
 from harmony.core.errors import ArtifactCorrupt, ContractMismatch, InvalidInput
 from harmony.core.sealed import read_sealed
 from harmony.core.training import BATCH, EXCLUDED
+from harmony.device import verify
+from harmony.device.personal import Budget, Plan, Wish, personalize
 from harmony.device.personal.native_step import NativeStep
 from harmony.device.personal.steps import Form, OnnxStep
 
@@ -48,9 +50,22 @@ def test_both_engines_teach_the_same_without_torch(real: Path, photos: Path, nat
         assert done.stderr == "False"
         assert json.loads(done.stdout)["adopted"]
         assert open_device_bundle(bundle).classes.own == (1, 4, 5)
+        assert verify(bundle, "native").engines[0].max_error < 1e-4  # type: ignore[operator]
         found[engine] = read_vectors(bundle / VECTORS)
     for name, value in found["onnx"].items():
         np.testing.assert_allclose(found["executorch"][name], value, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_a_program_for_another_number_of_classes_is_left_out(
+    real: Path, photos: Path, native: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(photos / "5")
+    bundle = shutil.copytree(real, tmp_path / "b")
+    outcome = personalize(bundle, str(photos), Wish(heads=Plan(40, 1e-2)), Budget())
+    assert outcome.adopted
+    assert outcome.dropped == ("executorch",)
+    assert set(open_device_bundle(bundle).engines) == {"onnxruntime"}
+    assert not (bundle / "front_end.pte").exists()
 
 
 def _steps(real: Path) -> tuple[OnnxStep, NativeStep]:

@@ -12,7 +12,7 @@ import pytest
 
 from harmony.core.archive import pack
 from harmony.core.bundle import open_device_bundle
-from harmony.core.errors import ArtifactMissing, ArtifactUntrusted, ConfigError, StorageError
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ArtifactUntrusted, ConfigError, StorageError
 from harmony.core.sealed import digest_of, read_signatures
 from harmony.core.signing import Trust
 from harmony.core.signing_keys import make_key, read_secret
@@ -147,6 +147,12 @@ def test_nothing_is_made_where_there_is_no_bundle(photos: Path, tmp_path: Path) 
     with pytest.raises(ArtifactMissing):
         roll_back(tmp_path / "gone")
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_made_beside_a_bundle_of_another_kind(cloud_bundle: Path, photos: Path) -> None:
+    with pytest.raises(ArtifactCorrupt, match="not a 'harmony-device-bundle'"):
+        personalize(cloud_bundle, str(photos), QUICK, Budget())
+    assert list(cloud_bundle.parent.iterdir()) == [cloud_bundle]
 
 
 _KILLER = '''
