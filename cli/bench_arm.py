@@ -78,10 +78,11 @@ def _print_counts(result: ArmResult) -> None:
         for bundle in result.bundles
         for path in bundle.paths
     ]
-    one = result.bundles[0]
+    one, precisions = result.bundles[0], sorted({bundle.precision for bundle in result.bundles})
     if result.device:
         columns.append(f"ms on {result.device}")
-    print_table(f"Kernels of {one.core}, {one.engine} {result.versions[one.engine]}, one thread, fp32", columns, rows)
+    title = f"Kernels of {one.core}, {one.engine} {result.versions[one.engine]}, one thread, {' and '.join(precisions)}"
+    print_table(title, columns, rows)
     if result.calibration:
         typer.echo(result.calibration)
 
@@ -97,7 +98,8 @@ def compare(
     \b
     harmony bench compare before.json after.json --fail-above 1%
 
-    Bundles are matched by name, engine and core. One that only BEFORE has fails too: it may have grown.
+    Bundles are matched by name, engine, precision and core. One that only BEFORE has
+    fails too: it may have grown.
     """
     from harmony.bench.arm.compare import compare as between
     from harmony.bench.arm.compare import read_arm, read_share

@@ -48,11 +48,14 @@ def read_arm(path: Path) -> ArmResult:
 
 
 def compare(before: ArmResult, after: ArmResult) -> Comparison:
-    """Compare bundles of the same name, engine and core. ConfigError if there are none: the gate would hold nothing."""
+    """Compare bundles of the same name, engine, precision and core.
+
+    ConfigError if there are none: the gate would hold nothing.
+    """
     old, new = _by_key(before), _by_key(after)
     both = [key for key in old if key in new]
     if not both:
-        mend = "give two records of the same bundles, with the same --engine and --core"
+        mend = "give two records of the same bundles, of the same precision, with the same --engine and --core"
         raise ConfigError("have no bundle on the same core and engine in common", where="the two records", mend=mend)
     changes = [change for key in both for change in _changes(old[key], new[key])]
     versions = {name: (before.versions.get(name), after.versions.get(name)) for name in before.versions}
@@ -64,12 +67,16 @@ def compare(before: ArmResult, after: ArmResult) -> Comparison:
     )
 
 
-def _by_key(result: ArmResult) -> dict[tuple[str, str, str], BundleCount]:
-    return {(one.name, one.engine, one.core): one for one in result.bundles}
+def _by_key(result: ArmResult) -> dict[tuple[str, ...], BundleCount]:
+    return {_key(one): one for one in result.bundles}
+
+
+def _key(count: BundleCount) -> tuple[str, ...]:
+    return count.name, count.engine, count.precision, count.core
 
 
 def _changes(before: BundleCount, after: BundleCount) -> Iterator[Change]:
-    name = f"{before.name} {before.engine} {before.core}"
+    name = " ".join(_key(before))
     yield Change(name, "opening", before.opening, after.opening)
     later = {path.path: path for path in after.paths}
     for path in before.paths:

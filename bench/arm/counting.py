@@ -93,6 +93,7 @@ def _count(bundle: Path, core: Core, engine: EngineName, place: _Place) -> Bundl
         architecture=str(manifest.architecture),
         parameters=manifest.parameters,
         engine=engine,
+        precision=manifest.precision,
         core=core.name,
         program=hashlib.sha256(b"".join(programs[name] for name in sorted(programs))).hexdigest(),
         opening=opening,
@@ -181,6 +182,9 @@ def _same(counts: Sequence[int]) -> int:
 
 
 def _with_times(count: BundleCount, device: Device) -> BundleCount:
+    if count.precision != device.reference.precision:
+        problem = f"is {count.precision}, and {device.name} is calibrated in {device.reference.precision}"
+        raise ConfigError(problem, where=count.name, mend="give --core instead: instructions without milliseconds")
     paths = [
         path.model_copy(update={"predicted": predict(path.instructions, device, count.core)}) for path in count.paths
     ]

@@ -9,7 +9,7 @@ from pydantic import Field
 from harmony.bench.arm.cores import CoreName
 from harmony.bench.devices import ModelName
 from harmony.bench.results import AnswerPath, Host, Versioned
-from harmony.core.bundle import EngineName
+from harmony.core.bundle import EngineName, Precision
 from harmony.core.sealed import Sha256
 from harmony.core.spec import Frozen
 
@@ -47,7 +47,7 @@ class BundleCount(Frozen):
     architecture: str
     parameters: Annotated[int, Field(ge=0)]
     engine: EngineName
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     core: CoreName
     program: Sha256
     opening: Instructions

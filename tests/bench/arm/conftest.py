@@ -11,7 +11,7 @@ import pytest
 from harmony.bench.arm.cores import CoreName
 from harmony.bench.arm.environment import open_environment
 from harmony.bench.arm.results import ArmResult, BundleCount, PathCount
-from harmony.bench.results import Host
+from harmony.bench.results import AnswerPath, Host
 from harmony.core.errors import EngineUnavailable
 
 CACHE = "HARMONY_TEST_ARM"
@@ -46,11 +46,14 @@ def make() -> Make:
     def made(
         hot: tuple[int, int] = (1000, 2000), *, name: str = "client-000", core: CoreName = "a75", qemu: str = "7.2.22"
     ) -> ArmResult:
-        exits = zip(("exit1", "exit2"), hot, strict=True)
+        names: tuple[AnswerPath, ...] = ("exit1", "exit2")
         count = BundleCount(
             name=name, architecture="resnet-w16-d1", parameters=62538, engine="executorch", core=core,
             program="0" * 64, opening=4_000_000,
-            paths=tuple(PathCount(path=path, instructions=n, first=2 * n, engine=n - 10) for path, n in exits),
+            paths=tuple(
+                PathCount(path=path, instructions=n, first=2 * n, engine=n - 10)
+                for path, n in zip(names, hot, strict=True)
+            ),
         )  # fmt: skip
         versions = {"qemu": qemu, "executorch": "1.5.1"}
         return ArmResult(harmony_version="0", versions=versions, host=HOST, bundles=(count,))

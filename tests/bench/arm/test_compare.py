@@ -30,7 +30,7 @@ def test_equal_counts_pass(written: Write) -> None:
 def test_one_instruction_too_many_fails_a_gate_of_nothing(written: Write) -> None:
     done = gate(written("a.json"), written("b.json", hot=(1001, 2000)), "0%")
     assert done.exit_code == 1
-    assert "grew by 0.10%, more than 0.00%: client-000 executorch a75, exit1" in done.stderr
+    assert "grew by 0.10%, more than 0.00%: client-000 executorch fp32 a75, exit1" in done.stderr
 
 
 @pytest.mark.parametrize(("after", "code"), [((1010, 2000), 0), ((1011, 2000), 1), ((1000, 1500), 0), ((900, 2021), 1)])
@@ -53,9 +53,9 @@ def test_a_bundle_that_is_gone_fails_and_a_new_one_does_not(make: Make, tmp_path
     for name, record in (("one", one), ("both", both)):
         (tmp_path / name).write_text(record.model_dump_json())
     gone = gate(tmp_path / "both", tmp_path / "one")
-    assert (gone.exit_code, gone.stderr) == (1, "gone: client-001 executorch a75\n")
+    assert (gone.exit_code, gone.stderr) == (1, "gone: client-001 executorch fp32 a75\n")
     new = gate(tmp_path / "one", tmp_path / "both")
-    assert (new.exit_code, new.stdout.splitlines()[-1]) == (0, "new: client-001 executorch a75")
+    assert (new.exit_code, new.stdout.splitlines()[-1]) == (0, "new: client-001 executorch fp32 a75")
 
 
 def test_nothing_in_common_is_an_error_and_no_pass(make: Make) -> None:
