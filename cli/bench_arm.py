@@ -26,6 +26,7 @@ def setup_arm() -> None:
     Takes QEMU and the cross compiler from PATH, else from Debian's packages, unpacked into the cache without being
     root; ExecuTorch and ONNX Runtime for Arm from PyPI, by SHA-256. What is missing is named, with what brings it.
     """
+    require("bench")
     from harmony.bench.arm.setup import setup_arm as build
 
     typer.echo(build(lambda text: typer.echo(f"{text} …", err=True)))
@@ -101,6 +102,7 @@ def compare(
     Bundles are matched by name, engine, precision and core. One that only BEFORE has
     fails too: it may have grown.
     """
+    require("bench")
     from harmony.bench.arm.compare import compare as between
     from harmony.bench.arm.compare import read_arm, read_share
     from harmony.cli.output import print_table
