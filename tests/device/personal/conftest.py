@@ -40,13 +40,13 @@ WEIGHTS = {
 class Tiny(nn.Module):
     """Two convolutions, an exit after each over the mean of its planes."""
 
-    def __init__(self, rows: int = len(OWN)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.conv = nn.ParameterDict(
             {"exit1": torch.randn(WIDTH, 1, 3, 3) / 2, "exit2": torch.randn(WIDTH, WIDTH, 3, 3) / 4}
         )
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, rows) for name in WEIGHTS})
+        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(OWN)) for name in WEIGHTS})
         self.gates = nn.ModuleDict({name: nn.Linear(WIDTH, len(NAMES)) for name in WEIGHTS})
 
     def weights(self, exit_: str) -> dict[str, Floats]:
@@ -67,9 +67,9 @@ class Tiny(nn.Module):
         ]  # fmt: skip
         constants = [numpy_helper.from_array(value, key) for key, value in self.weights(exit_).items()]
         constants.append(numpy_helper.from_array(np.asarray([2, 3]), "axes"))
-        shapes = {"image": (1, 1, 8, 8), "hidden": (1, WIDTH, 4, 4), "feature": (1, WIDTH, 4, 4)}
-        rows = self.heads[exit_].out_features
-        shapes |= {f"logits{number}": (1, rows), f"gate{number}": (1, len(NAMES))}
+        shapes: dict[str, tuple[int, ...]] = {"image": (1, 1, 8, 8)}
+        shapes |= dict.fromkeys(("hidden", "feature"), (1, WIDTH, 4, 4))
+        shapes |= {f"logits{number}": (1, len(OWN)), f"gate{number}": (1, len(NAMES))}
         outputs = [_port(one, shapes[one]) for one in (carried, f"logits{number}", f"gate{number}")]
         graph = helper.make_graph(nodes, exit_, [_port(source, shapes[source])], outputs, constants)
         return _model(graph)
@@ -113,11 +113,11 @@ def head_step() -> Step:
 
 def front_end_step() -> bytes:
     shapes = {"exit1": (WIDTH, 1, 3, 3), "exit2": (WIDTH, WIDTH, 3, 3)}
-    parts = []
-    for name, conv in shapes.items():
-        parts.append(Part(exit=name, tensor=f"{name}.conv", shape=conv))
-        parts.append(Part(exit=name, tensor=f"{name}.head.weight", shape=(len(NAMES), WIDTH)))
-        parts.append(Part(exit=name, tensor=f"{name}.head.bias", shape=(len(NAMES),)))
+    parts = [
+        Part.model_validate({"exit": name, "tensor": f"{name}.{tensor}", "shape": shape})
+        for name, conv in shapes.items()
+        for tensor, shape in (("conv", conv), ("head.weight", (len(NAMES), WIDTH)), ("head.bias", (len(NAMES),)))
+    ]
 
     def logits(weights: Weights, images: Tensor) -> list[Tensor]:
         found, x = [], images
