@@ -114,7 +114,23 @@ def _of_device(manifest: DeviceManifest) -> list[tuple[str, object]]:
         *((one.name, f"leaves if {one.score} ≥ {one.threshold:.4g}") for one in manifest.exits),
         ("threshold", _following(manifest)),
         ("fallback", f"model {manifest.fallback.model}, {manifest.fallback.codec} on the wire"),
+        ("learns", _learning(manifest)),
+        ("personal", _personal(manifest)),
     ]
+
+
+def _learning(manifest: DeviceManifest) -> str:
+    if manifest.training is None:
+        return "nothing"
+    heads = f"heads ({', '.join(manifest.training.head)})"
+    return heads if manifest.training.front_end is None else f"{heads}, front end (onnxruntime)"
+
+
+def _personal(manifest: DeviceManifest) -> str:
+    told = manifest.personal
+    if told is None:
+        return "no, as it was exported"
+    return f"version {told.version}: {told.what}, {told.train_images:,} images, {told.before:.1%} to {told.after:.1%} right"
 
 
 def _following(manifest: DeviceManifest) -> str:

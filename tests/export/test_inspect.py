@@ -37,7 +37,8 @@ def test_a_device_bundle(exported: Exported) -> None:
     assert found.files == {path.name: path.stat().st_size for path in folder.iterdir()}
     assert (found.signed, found.trusted) == ((), False)
     programs = {(one.engine, one.name): one for one in found.programs}
-    assert set(programs) == {(engine, name) for engine in ("onnxruntime", "executorch") for name in ("exit1", "exit2")}
+    exits = {(engine, name) for engine in ("onnxruntime", "executorch") for name in ("exit1", "exit2")}
+    assert set(programs) == exits | {("onnxruntime", "head step"), ("executorch", "forward")}
     for name in ("exit1", "exit2"):
         model = onnx.load(folder / f"{name}.onnx")
         assert programs["onnxruntime", name].operators == Counter(node.op_type for node in model.graph.node)

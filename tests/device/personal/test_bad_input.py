@@ -210,6 +210,12 @@ def test_the_command_says_what_it_did(
     printed = capsys.readouterr().out
     for words in ("version 1 is in use", "own classes now: bee, cat, dog, eel", "32 images in 160 steps", "MB at"):
         assert words in printed
+    monkeypatch.setattr("sys.argv", ["harmony", "inspect", str(bundle)])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().out
+    assert "heads (onnxruntime), front end (onnxruntime)" in printed
+    assert "version 1: head, 32 images, " in printed
     assert _command(monkeypatch, str(bundle), "--rollback", "--json") == 0
     assert json.loads(capsys.readouterr().out)["version"] == 0
 

@@ -39,7 +39,9 @@ def test_heads_learn_classes_that_the_bundle_did_not_hold(bundle: Path, photos: 
     assert new.parameters == old.parameters + 2 * 9  # a row of 8 weights and a bias, at both exits
     (check,) = verify(bundle).engines
     assert check.max_error == 0
-    assert inspect(bundle).manifest == new
+    found = inspect(bundle)
+    assert found.manifest == new
+    assert [one.name for one in found.programs] == ["exit1", "exit2", "head step", "front end step"]
     after = read_vectors(bundle / VECTORS)
     for name in ("image", "hidden", "feature", "gate1", "gate2"):  # the cloud is asked with the same features
         np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-6)
