@@ -61,11 +61,12 @@ def sweep(
 
     require_writable(out, SweepResult.FORMAT, replace=force)
     keep = out.absolute().with_name(f"{out.absolute().name}.unfinished")
+    engines = tuple(_words(engine))
     settings = _settings(
-        _find(bundles, cloud or [], keep),
+        _find(bundles, cloud or [], keep, engines),
         devices=tuple(_words(device)),
         links=tuple(_words(links)),
-        engines=tuple(_words(engine)),
+        engines=engines,
         rhos=_numbers(rho, "--rho"),
         rounds=rounds,
         regimes=("hot", "sparse") if sparse else ("hot",),
@@ -108,17 +109,18 @@ def report(
     typer.echo(f"report: {out}")
 
 
-def _find(paths: list[Path], clouds: list[Path], keep: Path) -> dict[str, tuple[Path, ...]]:
+def _find(paths: list[Path], clouds: list[Path], keep: Path, engines: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
     """Bundles by the settings' names; runs are exported into the folder of what is unfinished."""
     from harmony.bench.sweep.find import find_bundles
 
     def export(run: Path) -> Path:
         require("export")
         from harmony.export import export_run
+        from harmony.export.bundles import ENGINE_OF
 
         folder = keep / "bundles" / f"{run.resolve().parent.name}-{run.resolve().name}"
         typer.echo(f"exporting {run}", err=True)
-        export_run(run, folder)
+        export_run(run, folder, formats=[one for one, name in ENGINE_OF.items() if name in engines])
         return folder
 
     found = find_bundles(paths, export)
@@ -165,17 +167,19 @@ def _print_table(result: SweepResult) -> None:
     from harmony.cli.output import percent, print_table
 
     device, link, rho = result.devices[0], result.links[0], max(result.settings.rhos)
-    groups: dict[tuple[str, str, str], list[Case]] = {}
+    groups: dict[str, dict[str, list[Case]]] = {}
     for one in cases(result, devices=[device], links=[link], rhos=[rho]):
-        groups.setdefault((one.method, f"{one.engine} {one.precision} {one.regime}", one.rule), []).append(one)
-    rows = [
-        (
-            rule, method, engine, percent(mean(one.accuracy.overall for one in group)),
-            percent(mean(one.offloaded for one in group)),
-            *(f"{1000 * mean(getattr(one.latency, name) for one in group):.3g}"
-              for name in ("mean_s", "mean_low_s", "mean_high_s")),
-        )
-        for (method, engine, rule), group in groups.items()
-    ]  # fmt: skip
-    title = f"{device.name}, {link.name}, ρ = {rho:g}; means over clients"
-    print_table(title, ("rule", "method", "engine", "accuracy %", "sent %", "mean ms", "from", "to"), rows)
+        table = f"{one.method}, {one.engine} {one.precision}, {one.regime}"
+        groups.setdefault(table, {}).setdefault(one.rule, []).append(one)
+    for table, rules in groups.items():
+        rows = [
+            (
+                rule, percent(mean(one.accuracy.overall for one in group)),
+                percent(mean(one.offloaded for one in group)),
+                *(f"{1000 * mean(getattr(one.latency, name) for one in group):.3g}"
+                  for name in ("mean_s", "mean_low_s", "mean_high_s")),
+            )
+            for rule, group in rules.items()
+        ]  # fmt: skip
+        title = f"{table}: {device.name}, {link.name}, ρ = {rho:g}, means over clients"
+        print_table(title, ("rule", "accuracy %", "sent %", "mean ms", "from", "to"), rows)

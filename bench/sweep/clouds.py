@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import psutil
 
@@ -14,7 +15,7 @@ from harmony.core.bundle import VECTORS, read_vectors
 from harmony.core.wire import encode
 from harmony.device import FallbackClient
 
-REQUESTS, WARM_UP = 200, 20
+REQUESTS, BATCH, WARM_UP = 200, 20, 20
 
 
 def cloud_cost(cloud: Path, target: Target, requests: int = REQUESTS) -> CloudCost:
@@ -30,15 +31,19 @@ def cloud_cost(cloud: Path, target: Target, requests: int = REQUESTS) -> CloudCo
     ):
         for index in range(WARM_UP):
             client.ask(features[index % len(features)])
-        before = _cpu_s(service.pid)
-        answers = [client.ask(features[index % len(features)]) for index in range(requests)]
-        spent = _cpu_s(service.pid) - before
-    frames = [len(encode(features[index % len(features)], target.manifest.fallback.codec)) for index in range(requests)]
+        answers, spent = [], []
+        for start in range(0, requests, BATCH):
+            before = _cpu_s(service.pid)
+            asked = [client.ask(features[index % len(features)]) for index in range(start, start + BATCH)]
+            spent.append((_cpu_s(service.pid) - before) / BATCH)
+            answers += asked
+    codec = target.manifest.fallback.codec
+    frames = [len(encode(features[index % len(features)], codec)) for index in range(len(answers))]
     return CloudCost(
-        server_s=spent / requests,
+        server_s=median(spent),
         envelope_bytes=_rounded([one.sent - size for one, size in zip(answers, frames, strict=True)]),
         answer_bytes=_rounded([one.received for one in answers]),
-        requests=requests,
+        requests=len(answers),
     )
 
 
@@ -47,7 +52,14 @@ def _rounded(sizes: Sequence[int]) -> int:
 
 
 def _cpu_s(pid: int) -> float:
-    """User and system time of a process and its children, in the clock ticks that the system counts."""
+    """CPU seconds of a process, its threads and children: of nanoseconds where the kernel tells, else of its ticks."""
     root = psutil.Process(pid)
-    times = [one.cpu_times() for one in (root, *root.children(recursive=True))]
-    return float(sum(one.user + one.system for one in times))
+    return sum(_one_s(one) for one in (root, *root.children(recursive=True)))
+
+
+def _one_s(process: psutil.Process) -> float:
+    tasks = list(Path(f"/proc/{process.pid}/task").glob("*/schedstat"))
+    if tasks:
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    times = process.cpu_times()
+    return float(times.user + times.system)
