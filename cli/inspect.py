@@ -130,7 +130,8 @@ def _personal(manifest: DeviceManifest) -> str:
     told = manifest.personal
     if told is None:
         return "no, as it was exported"
-    return f"version {told.version}: {told.what}, {told.train_images:,} images, {told.before:.1%} to {told.after:.1%} right"
+    images, right = f"{told.train_images:,} images", f"{told.before:.1%} to {told.after:.1%} right"
+    return f"version {told.version}: {told.what}, {images}, {right}"
 
 
 def _following(manifest: DeviceManifest) -> str:

@@ -67,12 +67,12 @@ def _programs(manifest: DeviceManifest | CloudManifest) -> list[tuple[str, str, 
     """(engine, role, file) of every graph."""
     if isinstance(manifest, CloudManifest):
         return [("onnxruntime", "back end", manifest.program)]
-    graphs = [(engine, role, name) for engine, roles in manifest.engines.items() for role, name in roles.items()]
-    if manifest.training is None:
-        return graphs
-    heads = [(engine, "head step", name) for engine, name in manifest.training.head.items()]
-    whole = manifest.training.front_end
-    return graphs + heads + ([] if whole is None else [("onnxruntime", "front end step", whole)])
+    graphs = [(str(engine), role, name) for engine, roles in manifest.engines.items() for role, name in roles.items()]
+    if manifest.training is not None:
+        graphs += [(engine, "head step", name) for engine, name in manifest.training.head.items()]
+        if manifest.training.front_end is not None:
+            graphs.append(("onnxruntime", "front end step", manifest.training.front_end))
+    return graphs
 
 
 def _look(
