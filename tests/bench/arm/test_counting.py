@@ -12,14 +12,14 @@ import pytest
 
 from harmony.bench.arm.calibration import NETS
 from harmony.bench.arm.cores import CORES
-from harmony.bench.arm.counting import count_bundles
+from harmony.bench.arm.counting import _hot, count_bundles
 from harmony.bench.arm.emulation import run_emulated
 from harmony.bench.arm.environment import open_environment
 from harmony.bench.arm.results import NetsResult
 from harmony.bench.result_files import read_result
 from harmony.core.config import make_config
 from harmony.core.data import load
-from harmony.core.errors import ConfigError, EngineUnavailable
+from harmony.core.errors import ConfigError, EngineError, EngineUnavailable
 from harmony.device.native_build import PROGRAM, ensure_native
 from harmony.export import export_run
 from harmony.train import train
@@ -33,13 +33,19 @@ def bundles(arm_cache: str, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
     assert arm_cache, "nothing is trained where there is nothing to count with"
     folder = tmp_path_factory.mktemp("arm")
     train(make_config(SMALL), folder / "run")
-    export_run(folder / "run", folder / "bundles", formats=("onnx", "executorch"))
+    export_run(folder / "run", folder / "bundles", formats=("onnx", "executorch"), trainable="none")
     return sorted((folder / "bundles").glob("client-*"))
 
 
 def test_without_the_environment_it_says_how_to_build_it(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="harmony bench setup-arm"):
         count_bundles([tmp_path], core="a75")
+
+
+def test_equal_work_may_differ_by_its_scores_and_by_no_more() -> None:
+    assert _hot((1034370, 1034399)) == 1034399
+    with pytest.raises(EngineError, match="counts of equal work differ: 1000000, 1002000"):
+        _hot((1000000, 1002000))
 
 
 @pytest.mark.usefixtures("arm")
@@ -67,7 +73,7 @@ def test_counts_are_of_the_work_that_is_done(bundles: list[Path]) -> None:
 
 @pytest.mark.usefixtures("arm")
 def test_a_bundle_without_files_for_the_engine_and_a_device_for_another(bundles: list[Path], tmp_path: Path) -> None:
-    export_run(bundles[0].parents[1] / "run", tmp_path / "onnx", formats=("onnx",))
+    export_run(bundles[0].parents[1] / "run", tmp_path / "onnx", clients=[0], formats=("onnx",), trainable="none")
     with pytest.raises(EngineUnavailable, match=r"has no files for executorch \(harmony export --format executorch\)"):
         count_bundles([tmp_path / "onnx" / "client-000"], core="a75")
     with pytest.raises(ConfigError, match="is calibrated for XNNPACK, not for onnxruntime"):
