@@ -44,10 +44,9 @@ def lower_graphs(graphs: dict[str, torch.export.ExportedProgram], where: str) ->
         config = exir.EdgeCompileConfig(_check_ir_validity=False)
         edge = exir.to_edge_transform_and_lower(graphs, partitioner=[partitioner()], compile_config=config)
         delegated = min(_delegated(edge.exported_program(name).graph_module) for name in graphs)
-        program = bytes(edge.to_executorch().buffer)
-    if delegated < 1:
-        raise EngineError(f"XNNPACK takes only {delegated:.0%} of the operators", where=where)
-    return program, delegated
+        if delegated < 1:
+            raise EngineError(f"XNNPACK takes only {delegated:.0%} of the operators", where=where)
+        return bytes(edge.to_executorch().buffer), delegated
 
 
 def executorch_template(numbered: FrontEnd, image: Tensor) -> tuple[Template | None, float]:

@@ -29,7 +29,8 @@ def quantise_executorch(front_end: FrontEnd, calibration: NDArray[np.float32]) -
     network = copy.deepcopy(front_end)
     make_delegable(network)
     with quiet(), torch.no_grad():
-        images = [torch.from_numpy(image[None]) for image in calibration]
+        # Slices, since an axis that numpy adds has stride 0, which ExecuTorch does not take.
+        images = [torch.from_numpy(calibration[at : at + 1]) for at in range(len(calibration))]
         samples = {"exit1": images, "exit2": [network.lower(image) for image in images]}
         graphs = {name: _quantised(Segment(network, name).eval(), samples[name]) for name in samples}
     return lower_graphs(graphs, type(front_end).__name__)

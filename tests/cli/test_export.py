@@ -50,6 +50,7 @@ def test_defaults_are_every_client_in_both_formats(
     assert _run(monkeypatch, "runs/first", "--out", "out") == 0
     assert (asked["clients"], asked["formats"]) == (None, ["onnx", "executorch"])
     assert (asked["run"], asked["out"]) == (Path("runs/first"), Path("out"))
+    assert (asked["precision"], asked["min_agreement"]) == ("fp32", 0.99)
     printed = capsys.readouterr().out
     for words in ("out/client-000", "resnet-w8-d1", "1,234", "2 + 4", "2.0e-06 / 3.0e-06", "100%", "kept"):
         assert words in printed
@@ -59,12 +60,22 @@ def test_choices_reach_the_export_and_json_is_json(
     asked: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--client", "0, 5", "--format", "onnx", "--jobs", "3", "--noise", "--data-dir", "d", "--json")
+    options += ("--precision", "int8", "--min-agreement", "0.9")
     assert _run(monkeypatch, "r", "--out", "o", *options) == 0
+    assert (asked["precision"], asked["min_agreement"]) == ("int8", 0.9)
     expected = {"clients": [0, 5], "formats": ["onnx"], "jobs": 3, "noise": True, "data_dir": Path("d")}
     assert {name: asked[name] for name in expected} == expected
     first, last = json.loads(capsys.readouterr().out)
     assert first["engines"][1]["delegated"] == 1
     assert (last["bundle"], last["kept"], last["client"]) == ("out/cloud", True, None)
+
+
+def test_a_module_of_ones_own_is_not_quantised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "--module", "a:b", "--out", "o", "--precision", "int8") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("harmony: ConfigError: --precision: --module is exported in fp32")
 
 
 @pytest.mark.parametrize("client", ["x", "1,", "-1", "1-3", ""])
