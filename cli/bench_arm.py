@@ -11,7 +11,7 @@ from harmony.cli.extras import require
 
 if TYPE_CHECKING:
     from harmony.bench.arm.compare import Change
-    from harmony.bench.arm.results import ArmResult
+    from harmony.bench.arm.results import ArmResult, PathCount
 
 Engine = Literal["executorch", "onnxruntime"]
 
@@ -68,24 +68,24 @@ def arm(
 def _print_counts(result: ArmResult) -> None:
     from harmony.cli.output import print_table
 
-    columns = ["bundle", "leaves at", "instructions", "first answer", "in the engine"]
+    last = f"ms on {result.device}" if result.device else "in the engine"  # both would not fit into 80 characters
+    columns = ["bundle", "exit", "instructions", "first answer", last]
     rows = [
-        [bundle.name, path.path, f"{path.instructions:,}", f"{path.first:,}", f"{path.engine / path.instructions:.1%}"]
-        + (
-            [f"{path.predicted.ms:.3g} ({path.predicted.low:.3g} to {path.predicted.high:.3g})"]
-            if path.predicted
-            else []
-        )
+        [bundle.name, path.path, f"{path.instructions:,}", f"{path.first:,}", _last(path)]
         for bundle in result.bundles
         for path in bundle.paths
     ]
     one, precisions = result.bundles[0], sorted({bundle.precision for bundle in result.bundles})
-    if result.device:
-        columns.append(f"ms on {result.device}")
     title = f"Kernels of {one.core}, {one.engine} {result.versions[one.engine]}, one thread, {' and '.join(precisions)}"
     print_table(title, columns, rows)
     if result.calibration:
         typer.echo(result.calibration)
+
+
+def _last(path: PathCount) -> str:
+    if path.predicted is None:
+        return f"{path.engine / path.instructions:.1%}"
+    return f"{path.predicted.ms:.3g} ({path.predicted.low:.3g} to {path.predicted.high:.3g})"
 
 
 def compare(

@@ -43,8 +43,10 @@ def count_bundles(
 
     EngineUnavailable without the environment, or the bundle's files for the engine; ArtifactError; ConfigError.
     """
+    known, core = _whose(device, core, engine)
     place, watch = open_environment(), Watch()
-    known, core = _whose(device, core, engine, place[1])
+    if known is not None:
+        _require_same_engine(place[1])
     counted = [_count(bundle, CORES[core], engine, place) for bundle in bundles]
     if known is not None:
         counted = [_with_times(one, known) for one in counted]
@@ -58,23 +60,23 @@ def count_bundles(
     )
 
 
-def _whose(
-    device: str | None, core: CoreName | None, engine: EngineName, environment: ArmEnvironment
-) -> tuple[Device | None, CoreName]:
+def _whose(device: str | None, core: CoreName | None, engine: EngineName) -> tuple[Device | None, CoreName]:
     if device is None:
         if core is None:
             raise ConfigError("name a core or a device", where="--core", mend="for example --device pixel-3a")
         return None, core
-    known, core = calibrated(device, core)
     if engine != "executorch":
         mend = "give --core instead: instructions without milliseconds"
         raise ConfigError(f"is calibrated for XNNPACK, not for {engine}", where="--device", mend=mend)
-    if nets().versions["executorch"] != environment.versions["executorch"]:
-        problem = f"was calibrated with executorch {nets().versions['executorch']}"
-        raise ConfigError(
-            problem, where="--device", mend="python -m harmony.bench.arm.validate, or give --core instead"
-        )
-    return known, core
+    return calibrated(device, core)
+
+
+def _require_same_engine(environment: ArmEnvironment) -> None:
+    """Other kernels would take other numbers of instructions for the reference, too."""
+    then, now = nets().versions["executorch"], environment.versions["executorch"]
+    if then != now:
+        mend = "python -m harmony.bench.arm.validate --publish, or give --core instead"
+        raise ConfigError(f"was calibrated with executorch {then}, here is {now}", where="--device", mend=mend)
 
 
 def _count(bundle: Path, core: Core, engine: EngineName, place: _Place) -> BundleCount:

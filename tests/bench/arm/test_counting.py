@@ -42,6 +42,15 @@ def test_without_the_environment_it_says_how_to_build_it(tmp_path: Path) -> None
         count_bundles([tmp_path], core="a75")
 
 
+def test_what_cannot_be_meant_is_said_before_anything_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'nokia' is no known device"):
+        count_bundles([tmp_path], device="nokia")
+    with pytest.raises(ConfigError, match="is calibrated for XNNPACK, not for onnxruntime"):
+        count_bundles([tmp_path], device="pixel", engine="onnxruntime")
+    with pytest.raises(ConfigError, match="name a core or a device"):
+        count_bundles([tmp_path])
+
+
 def test_equal_work_may_differ_by_its_scores_and_by_no_more() -> None:
     assert _hot((1034370, 1034399)) == 1034399
     with pytest.raises(EngineError, match="counts of equal work differ: 1000000, 1002000"):
@@ -72,14 +81,10 @@ def test_counts_are_of_the_work_that_is_done(bundles: list[Path]) -> None:
 
 
 @pytest.mark.usefixtures("arm")
-def test_a_bundle_without_files_for_the_engine_and_a_device_for_another(bundles: list[Path], tmp_path: Path) -> None:
+def test_a_bundle_without_files_for_the_engine(bundles: list[Path], tmp_path: Path) -> None:
     export_run(bundles[0].parents[1] / "run", tmp_path / "onnx", clients=[0], formats=("onnx",), trainable="none")
     with pytest.raises(EngineUnavailable, match=r"has no files for executorch \(harmony export --format executorch\)"):
         count_bundles([tmp_path / "onnx" / "client-000"], core="a75")
-    with pytest.raises(ConfigError, match="is calibrated for XNNPACK, not for onnxruntime"):
-        count_bundles(bundles, device="pixel", engine="onnxruntime")
-    with pytest.raises(ConfigError, match="name a core or a device"):
-        count_bundles(bundles)
 
 
 @pytest.mark.usefixtures("arm")
