@@ -17,7 +17,7 @@ from harmony.core.preprocess import Preprocessor
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
-CALIBRATION, JUDGED = 256, 512
+CALIBRATION, JUDGED = 128, 512
 """Most images that activations are calibrated on, and that two front ends are compared by."""
 
 

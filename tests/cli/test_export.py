@@ -60,8 +60,8 @@ def test_choices_reach_the_export_and_json_is_json(
     asked: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--client", "0, 5", "--format", "onnx", "--jobs", "3", "--noise", "--data-dir", "d", "--json")
-    options += ("--precision", "int8", "--min-agreement", "0.9")
-    assert _run(monkeypatch, "r", "--out", "o", *options) == 0
+    quantised = ("--precision", "int8", "--min-agreement", "0.9")
+    assert _run(monkeypatch, "r", "--out", "o", *options, *quantised) == 0
     assert (asked["precision"], asked["min_agreement"]) == ("int8", 0.9)
     expected = {"clients": [0, 5], "formats": ["onnx"], "jobs": 3, "noise": True, "data_dir": Path("d")}
     assert {name: asked[name] for name in expected} == expected
