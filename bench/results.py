@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from harmony.bench.links import Link
 from harmony.core.bundle import EngineName
+from harmony.core.bundle import Precision as Precision  # noqa: PLC0414  (every reader of results needs it)
 from harmony.core.spec import Frozen
 from harmony.core.wire import Codec
 
@@ -22,7 +23,6 @@ Count = Annotated[int, Field(ge=0)]
 AnswerPath = Literal["exit1", "exit2", "cloud"]
 Regime = Literal["hot", "sparse"]
 Tier = Literal["virtual-time", "arm-instructions", "constrained", "phone"]
-Precision = Literal["fp32", "int8"]
 
 
 class Summary(Frozen):

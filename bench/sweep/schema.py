@@ -122,7 +122,7 @@ class Point(Frozen):
 class Unit(Frozen):
     """One device bundle under one engine.
 
-    runtime: what ran the engine's files; threads: of it; precision: read from the program; macs: multiply-accumulates
+    runtime: what ran the engine's files; threads: of it; macs: multiply-accumulates
     until exit 1 and exit 2, None where no ONNX graph tells; first_cost: of opening the bundle and answering once, in
     multiples of the reference; request_bytes, answer_bytes: HTTP bodies of one offload, headers apart; cloud: the key
     of its back end in `clouds`, None without one.

@@ -16,7 +16,6 @@ from harmony.bench.child import run_module
 from harmony.bench.devices import REFERENCE
 from harmony.bench.plan import Target
 from harmony.bench.reference import reference_bundle
-from harmony.bench.results import Precision
 from harmony.bench.statistics import ratio, summarise
 from harmony.bench.stream import run_stream
 from harmony.bench.sweep.calibrate import Runtime
@@ -25,13 +24,10 @@ from harmony.bench.sweep.quality import Judged, points
 from harmony.bench.sweep.schema import CloudCost, Memory, PathCost, RegimeCosts, SweepSettings, Unit
 from harmony.core.bundle import EngineName
 from harmony.core.errors import EngineError
-from harmony.core.inspection import inspect
 from harmony.core.spec import Frozen
 from harmony.device.native_build import OVERRIDE, PROGRAM, ensure_native
 
 _QUANTILES = 100
-_QUANTISED = ("QLinear", "QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "XNNPACK.Convert")
-"""Operators that only a quantised program has, by their beginning; `Convert` is XNNPACK's to and from integers."""
 
 
 class Task(NamedTuple):
@@ -62,8 +58,7 @@ def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Measured:
     target, manifest = task.target, task.target.manifest
     costs = time_unit(task, settings, work, scores=True)
     scores = load_file(work / SCORES_FILE)
-    shown, cloud = inspect(target.folder), task.cloud
-    mine = [one for one in shown.programs if one.engine == task.engine]
+    cloud = task.cloud
     frame = int(np.median(scores["frame_bytes"]))
     unit = Unit(
         name=target.name,
@@ -75,7 +70,7 @@ def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Measured:
         own_classes=tuple(manifest.classes.names[label] for label in manifest.classes.own),
         engine=task.engine,
         runtime=task.runtime,
-        precision=precision_of([name for one in mine for name in one.operators]),
+        precision=manifest.precision,
         parameters=manifest.parameters,
         macs=_macs(target),
         file_bytes=sum(manifest.files[file].size for file in manifest.engines[task.engine].values()),
@@ -154,11 +149,6 @@ def to_costs(times: Sequence[Timed]) -> RegimeCosts:
             )
         )
     return RegimeCosts(regime=times[0].regime, processes=len(times), paths=tuple(paths))
-
-
-def precision_of(operators: Sequence[str]) -> Precision:
-    """int8 if the program quantises anything. operators: names, as `harmony inspect` shows them."""
-    return "int8" if any(name.startswith(_QUANTISED) for name in operators) else "fp32"
 
 
 def peak_memory(task: Task, work: Path) -> Memory:

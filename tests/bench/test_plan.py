@@ -85,7 +85,8 @@ def test_a_back_end_of_another_run(
 def test_two_bundles_of_one_name_keep_apart(federation: Any, tmp_path: Path) -> None:
     copy = shutil.copytree(federation.devices[0], tmp_path / "client-000")
     plan = make_plan(settings(federation, bundles=(federation.devices[0], copy)))
-    assert [target.name for target in plan.targets] == [str(federation.devices[0]), str(copy)]
+    folders = [federation.devices[0].parent.name, tmp_path.name]
+    assert [target.name for target in plan.targets] == [f"{folder}/client-000" for folder in folders]
 
 
 def test_replay_knows_both_sides(federation: Any) -> None:
