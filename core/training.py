@@ -5,21 +5,16 @@ A training program is one step, as a plain graph (see `harmony.export.training_s
     weights, mean, square (p,), rate (1,), target (BATCH, classes), mask (classes,), input (BATCH, …)
     →  loss (1,), gradient (p,), weights.next, mean.next, square.next (p,)
 
-All float32. What lies where in the flat vectors of the front end's step is written in the program itself (`parts_of`).
+All float32. What lies where in the flat vectors of the front end's step is written in the program itself (see
+`harmony.core.training_parts`).
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from harmony.core.errors import ArtifactCorrupt
-from harmony.core.onnx_graph import fields, require_plain
 from harmony.core.sealed import FileName, Sha256
 from harmony.core.spec import Frozen
 
@@ -31,7 +26,6 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Of Adam (Kingma & Ba 2015)."""
 EXCLUDED = -1e9
 """Added to the logit of a class that takes no part: its softmax is 0 exactly, and so is its gradient."""
-PARTS_KEY, _NOTES = "harmony.parts", 14
 Tensor = Annotated[str, Field(min_length=1, max_length=256)]
 Share = Annotated[float, Field(ge=0, le=1)]
 What = Literal["head", "front-end"]
@@ -67,46 +61,6 @@ class Training(Frozen):
         """Role → file."""
         found: dict[str, str] = {f"training.head.{engine}": name for engine, name in self.head.items()}
         return found | ({} if self.front_end is None else {"training.front_end": self.front_end})
-
-
-class Part(Frozen):
-    """One tensor of the flat vector: where it lies in which exit's ONNX file. A head's has a row for every class."""
-
-    exit: Literal["exit1", "exit2"]
-    tensor: Tensor
-    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 24)], ...], Field(min_length=1, max_length=4)]
-
-    @property
-    def size(self) -> int:
-        """Numbers in it."""
-        return math.prod(self.shape)
-
-
-_PARTS: TypeAdapter[tuple[Part, ...]] = TypeAdapter(Annotated[tuple[Part, ...], Field(min_length=1, max_length=10_000)])
-
-
-def parts_text(parts: Sequence[Part]) -> str:
-    """What stands under PARTS_KEY in a program's metadata."""
-    return json.dumps([one.model_dump() for one in parts], separators=(",", ":"))
-
-
-def parts_of(program: bytes, where: Path) -> tuple[Part, ...]:
-    """The parts that an ONNX program says it trains; ArtifactCorrupt if it does not."""
-    require_plain(program, where)
-    try:
-        return _PARTS.validate_json(_note(program, PARTS_KEY.encode()))
-    except ValidationError as error:
-        raise ArtifactCorrupt(f"does not say what it trains: {error.errors()[0]['msg']}", where=where) from None
-
-
-def _note(program: bytes, key: bytes) -> bytes:
-    """A value of the model's metadata, empty if it is not there. Field numbers of onnx.proto3: 14, with 1 and 2."""
-    for number, _, value in fields(memoryview(program)):
-        if number == _NOTES and not isinstance(value, int):
-            entry = {part: bytes(inside) for part, _, inside in fields(value) if not isinstance(inside, int)}
-            if entry.get(1) == key:
-                return entry.get(2, b"")
-    return b""
 
 
 class Personal(Frozen):

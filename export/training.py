@@ -20,7 +20,8 @@ from torch.nn import functional
 from harmony.core.errors import EngineError
 from harmony.core.models.front_end import EXIT_WIDTH
 from harmony.core.spec import FeatureSpec, ImageSpec
-from harmony.core.training import PARTS_KEY, Head, Part, StepEngine, Training, parts_text
+from harmony.core.training import Head, StepEngine, Training
+from harmony.core.training_parts import PARTS_KEY, Part, parts_text
 from harmony.export.networks import Shape, empty_front_end
 from harmony.export.template import Template, number
 from harmony.export.training_check import check_step

@@ -12,7 +12,8 @@ from harmony.core.bundle import DeviceManifest, ExitName
 from harmony.core.errors import ConfigError, ContractMismatch, EngineUnavailable
 from harmony.core.preprocess import Preprocessor
 from harmony.core.sealed import read_sealed
-from harmony.core.training import Part, StepEngine, Training, parts_of
+from harmony.core.training import StepEngine, Training
+from harmony.core.training_parts import Part, parts_of
 from harmony.device.personal.budget import Budget
 from harmony.device.personal.data import PersonalData
 from harmony.device.personal.front_end import EXITS, Heads, Programs, Rows, Seen, heads_of

@@ -21,7 +21,8 @@ from harmony.core.bundle import VECTORS, CloudManifest, DeviceManifest, Exit, Fa
 from harmony.core.sealed import seal, sealing
 from harmony.core.signing_keys import SecretKey
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
-from harmony.core.training import PARTS_KEY, Head, Part, Training, parts_text
+from harmony.core.training import Head, Training
+from harmony.core.training_parts import PARTS_KEY, Part, parts_text
 from harmony.export.training_onnx import step_to_onnx
 from harmony.export.training_step import Step, Weights, trace
 

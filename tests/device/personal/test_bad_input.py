@@ -28,7 +28,7 @@ from harmony.core.errors import (
     LabelOutOfRange,
 )
 from harmony.core.sealed import digest_of
-from harmony.core.training import PARTS_KEY, parts_of
+from harmony.core.training_parts import PARTS_KEY, parts_of
 from harmony.device.personal import Budget, Plan, Wish, personalize
 from harmony.device.personal.onnx_weights import ExitProgram
 from harmony.device.personal.steps import Form, OnnxStep
