@@ -27,6 +27,7 @@ from harmony.bench.serving_models import WIDTHS, write_bundles
 from harmony.bench.serving_peers import PATHS, PEERS, PeerName, environment, running_peer
 from harmony.bench.serving_requests import CUT
 from harmony.cloud.process import RunningService, running_service
+from harmony.cloud.torch_program import has_bfloat16
 from harmony.core.errors import HarmonyError
 
 _PATIENT = ("--queue-seconds", "10")
@@ -123,10 +124,15 @@ def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], 
             stack.enter_context(running_service(bundle, *options))
             for bundle, options in ((plain, _PATIENT), (quantised, _PATIENT), (plain, _TIGHT))
         ]
+        in_torch = {
+            engine: stack.enter_context(running_service(plain.parent, *_PATIENT, "--engine", engine))
+            for engine in ("torch", *(["torch-bf16"] if has_bfloat16() else []))
+        }
         cases = [
             Case("probe fp32", None, lambda: probe(plain, seconds / 2)),
             Case("probe int8", None, lambda: probe(quantised, seconds / 2)),
             *service_cases(services[0], services[1], services[2], seconds),
+            *(_torch_case(engine, service, seconds) for engine, service in in_torch.items()),
         ]
         for name in peers:
             peer = stack.enter_context(running_peer(name, environment(name, cache), plain / "back_end.onnx"))
@@ -151,6 +157,16 @@ def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], 
         "versions": versions,
         "cases": {name: summary(name, found, limits[name]) for name in found},
     }
+
+
+def _torch_case(engine: str, service: RunningService, seconds: float) -> Case:
+    """The same weights in PyTorch; its limit is still ONNX Runtime's."""
+    settings = LoadSettings(connections=32, seconds=seconds)
+
+    def run() -> Values:
+        return measured(service.pid, lambda: load(service.url, service.key, "tensor", settings))
+
+    return Case(f"{engine}, 32 connections", "probe fp32", run)
 
 
 def _peer_run(pid: int, url: str, settings: LoadSettings, path: str) -> Callable[[], Values]:

@@ -20,22 +20,30 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch.utils.flop_counter import FlopCounterMode
 
 from harmony.bench.serving_requests import CUT
-from harmony.core.bundle import VECTORS, CloudManifest, write_vectors
+from harmony.cloud.models import CLOUD_FOLDER
+from harmony.core.bundle import VECTORS, CloudManifest, Exit, write_vectors
+from harmony.core.checkpoint import CheckpointManifest, ClientRecord, Tensors, save_checkpoint
 from harmony.core.models.back_end import BackEnd
 from harmony.core.quiet import quiet
-from harmony.core.sealed import seal, sealing
+from harmony.core.sealed import digest_of, seal, sealing
+from harmony.core.spec import Architecture, ClassMap, ImageSpec
 
 TOKENS = 10
 WIDTHS = (32, 40)
 
 
 def write_bundles(folder: Path, width: int) -> tuple[Path, Path, float]:
-    """(float32 bundle, int8 bundle, MFLOP a sample) in `folder`, which must not hold them yet."""
-    plain, quantised = folder / "fp32", folder / "int8"
+    """(float32 bundle, int8 bundle, MFLOP a sample) in `folder`, which must not hold them yet.
+
+    The float32 bundle lies in a run, beside the checkpoint with its weights, so that PyTorch can run them, too.
+    """
+    run, quantised = folder / "fp32", folder / "int8"
+    plain = run / CLOUD_FOLDER
     with tempfile.TemporaryDirectory() as scratch:
         program = Path(scratch) / "back_end.onnx"
-        flops = _export(program, width)
-        _seal(plain, program, "fp32")
+        flops, weights = _export(program, width)
+        _save(run / "checkpoint", weights, width)
+        _seal(plain, program, "fp32", digest_of(run / "checkpoint"))
         smaller = Path(scratch) / "int8.onnx"
         _quantise(program, smaller)
         _seal(quantised, smaller, "int8")
@@ -47,8 +55,8 @@ def _features(rows: int) -> NDArray[np.float32]:
     return np.maximum(values, 0).astype(np.float32)
 
 
-def _export(program: Path, width: int) -> int:
-    """Write the ONNX file; FLOP a sample."""
+def _export(program: Path, width: int) -> tuple[int, Tensors]:
+    """Write the ONNX file. Returns FLOP a sample, and the weights."""
 
     class Answer(torch.nn.Module):
         """Probabilities instead of logits."""
@@ -76,7 +84,24 @@ def _export(program: Path, width: int) -> int:
         )
     with FlopCounterMode(display=False) as counter:
         model(torch.from_numpy(_features(1)))
-    return int(counter.get_total_flops())
+    weights = {name: value.numpy() for name, value in model.back_end.state_dict().items()}
+    return int(counter.get_total_flops()), weights
+
+
+def _save(folder: Path, weights: Tensors, width: int) -> None:
+    """A checkpoint with nothing in it but the back end, and one client to whom it belongs."""
+    exits = (Exit(name="exit1", score="entropy", threshold=0), Exit(name="exit2", score="entropy", threshold=0))
+    tokens = tuple(range(TOKENS))
+    client = ClientRecord(
+        index=0, architecture=Architecture.parse("resnet-w8-d1"), exits=exits, train_images=1, holdout_images=1,
+        classes=ClassMap(names=tuple(map(str, tokens)), own=tokens, tokens=tokens),
+    )  # fmt: skip
+    manifest = CheckpointManifest(
+        harmony_version="0.1.0", run="serving benchmark", method="fp32", round=0, config={}, dataset="none",
+        image=ImageSpec(height=32, width=32, channels=1, mean=(0.0,), std=(1.0,)), feature=CUT, back_end_width=width,
+        gate=False, clients=(client,),
+    )  # fmt: skip
+    save_checkpoint(folder, manifest, weights, {0: {"nothing": np.zeros(1, np.float32)}})
 
 
 def _quantise(program: Path, out: Path) -> None:
@@ -107,7 +132,7 @@ def _quantise(program: Path, out: Path) -> None:
     )
 
 
-def _seal(folder: Path, program: Path, name: str) -> None:
+def _seal(folder: Path, program: Path, name: str, checkpoint: str | None = None) -> None:
     session = onnxruntime.InferenceSession(str(program), providers=["CPUExecutionProvider"])
     feature = _features(4)
     probabilities = session.run(["probabilities"], {"feature": feature})[0]
@@ -123,5 +148,6 @@ def _seal(folder: Path, program: Path, name: str) -> None:
                 feature=CUT,
                 tokens=TOKENS,
                 parameters=program.stat().st_size // 4 or 1,
+                checkpoint=checkpoint,
             ),
         )

@@ -16,7 +16,7 @@ from harmony.bench.serving_models import write_bundles
 from harmony.bench.serving_peers import environment
 from harmony.bench.serving_probe import probe
 from harmony.bench.serving_requests import CUT
-from harmony.cloud.models import open_models
+from harmony.cloud.models import Weights, open_model, open_models
 from harmony.core.bundle import VECTORS, read_vectors
 from harmony.core.errors import ServiceError
 
@@ -29,6 +29,8 @@ def test_back_ends_are_served_as_they_are_and_quantised(tmp_path: Path) -> None:
     feature = read_vectors(plain / VECTORS)["feature"]
     exact, rounded = fp32.program.run(feature), int8.program.run(feature)
     assert 0 < np.abs(exact - rounded).max() < 0.05, "a quantised model is nearly the same, and not the same"
+    in_torch = open_model(plain, weights=Weights(plain.parent / "checkpoint"))
+    np.testing.assert_allclose(in_torch.program.run(feature), exact, atol=1e-5)
     assert (quantised / "back_end.onnx").stat().st_size < (plain / "back_end.onnx").stat().st_size / 2
     found = probe(plain, 0.01)
     assert set(found) == {"8", "16", "32"}
