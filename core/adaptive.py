@@ -8,7 +8,6 @@ kept, and no label of the stream is used. `device/native/adaptive.cpp` does the 
 
 from __future__ import annotations
 
-from collections import deque
 from threading import Lock
 from typing import Annotated, Self
 
@@ -80,7 +79,7 @@ class AdaptiveThreshold:
         self._each = 1 / held_out.images
         self._spread = self._below * (1 - self._below) + self._each
         self._fixed = self._threshold = fixed
-        self._seen: deque[float] = deque(maxlen=WINDOW)
+        self._seen = np.empty(WINDOW, np.float64)  # a ring: their order does not matter
         self._count = 0
         self._alone = Lock()
 
@@ -91,14 +90,14 @@ class AdaptiveThreshold:
         """
         with self._alone:
             threshold = self._threshold
-            self._seen.append(score)
+            self._seen[self._count % WINDOW] = score
             self._count += 1
             if self._count % EVERY == 0:
                 self._threshold = self._fixed if self._foreign_came() else SENDS_NOTHING
             return threshold
 
     def _foreign_came(self) -> bool:
-        seen = np.sort(np.asarray(self._seen, np.float64))
+        seen = np.sort(self._seen[: self._count])
         lower: NDArray[np.float64] = np.searchsorted(seen, self._scores, side="left") / len(seen)
         noise = self._spread * (self._each + 1 / len(seen))
         return bool((lower - self._below - DOUBT * np.sqrt(noise) > 0).any())
