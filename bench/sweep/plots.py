@@ -172,28 +172,23 @@ def over_rho(cases: Iterable[Case]) -> str:
         return svg.to_svg(figure, "over-rho", "Accuracy over ρ by method and by who answers")
 
 
-def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str], float]) -> str:
-    """Peak memory of a device process against the system's accuracy: a dot an architecture, method and engine.
+def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str, str, str], float]) -> str:
+    """Peak memory of a device process against the system's accuracy: a mark an engine and precision, a colour a method.
 
-    accuracy_of: by method and architecture.
+    accuracy_of: by method, architecture, engine and precision.
     """
-    engines = list(dict.fromkeys(unit.engine for unit in result.units))
+    kinds = list(dict.fromkeys((unit.engine, unit.precision) for unit in result.units))
+    marks: dict[tuple[str, str], str] = {kind: "oP^Ds"[index % 5] for index, kind in enumerate(kinds)}
     colours = method_colours(unit.method for unit in result.units)
+    peaks: dict[tuple[str, str, str, str], float] = {}
+    for unit in result.units:
+        key = (unit.method, unit.architecture, unit.engine, unit.precision)
+        peaks[key] = max(peaks.get(key, 0.0), unit.memory.peak_bytes / 2**20)
     with svg.drawing(270) as (figure, axes):
-        for index, engine in enumerate(engines):
-            for method, colour in colours.items():
-                peaks: dict[str, list[float]] = {}
-                for unit in result.units:
-                    if (unit.engine, unit.method) == (engine, method):
-                        peaks.setdefault(unit.architecture, []).append(unit.memory.peak_bytes / 2**20)
-                axes.plot(
-                    [max(values) for values in peaks.values()],
-                    [100 * accuracy_of[method, name] for name in peaks],
-                    "oP^"[index % 3],
-                    ls="", ms=8, color=colour, alpha=0.85,
-                )  # fmt: skip
-        peaks_ = [unit.memory.peak_bytes for unit in result.units]
-        wide = max(peaks_) > 3 * min(peaks_)
+        for key, peak in peaks.items():
+            method, _, engine, precision = key
+            axes.plot(peak, 100 * accuracy_of[key], marks[engine, precision], ms=8, color=colours[method], alpha=0.85)
+        wide = max(peaks.values()) > 3 * min(peaks.values())
         if wide:
             _log_scale(axes)
         axes.margins(x=0.12, y=0.15)
@@ -202,8 +197,8 @@ def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str], float]) ->
         axes.grid(axis="both")
         axes.spines["left"].set_visible(False)
         handles = [
-            Line2D([], [], color=svg.MUTED, marker="oP^"[index % 3], ls="", ms=7, label=_runtime(result, engine))
-            for index, engine in enumerate(engines)
+            Line2D([], [], color=svg.MUTED, marker=marks[kind], ls="", ms=7, label=_runtime(result, *kind))
+            for kind in kinds
         ]
         handles += [Line2D([], [], color=colour, lw=5, label=method_name(name)) for name, colour in colours.items()]
         axes.legend(
@@ -212,9 +207,9 @@ def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str], float]) ->
         return svg.to_svg(figure, "memory", "Accuracy against peak memory, by engine and method")
 
 
-def _runtime(result: SweepResult, engine: str) -> str:
-    unit = next(one for one in result.units if one.engine == engine)
-    return f"{ENGINE_NAMES[unit.engine]}, {unit.memory.process}"
+def _runtime(result: SweepResult, engine: str, precision: str) -> str:
+    unit = next(one for one in result.units if (one.engine, one.precision) == (engine, precision))
+    return f"{ENGINE_NAMES[unit.engine]} {precision}, {unit.memory.process}"
 
 
 def path_latencies(result: SweepResult, device_index: int = 0) -> str:

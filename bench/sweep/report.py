@@ -32,10 +32,12 @@ TIERS = {
 def write_report(path: Path, result: SweepResult, *, before: SweepResult | None = None) -> None:
     """Write the page, whole or not at all. before: an earlier sweep of the same tier, whose changes come first."""
     device, rho = result.devices[0], max(result.settings.rhos)
-    engine = result.units[0].engine
+    first = result.units[0]
     link = result.links[min(1, len(result.links) - 1)]
-    regime = result.units[0].costs[0].regime
-    shown = [one for one in cases(result, regime=regime) if one.engine == engine]
+    regime = first.costs[0].regime
+    shown = [
+        one for one in cases(result, regime=regime) if (one.engine, one.precision) == (first.engine, first.precision)
+    ]
     view = View(result, shown, device=device.name, link=link.name, rho=rho, regime=regime)
     write_page(
         path,
@@ -58,7 +60,7 @@ def write_report(path: Path, result: SweepResult, *, before: SweepResult | None 
 
 
 class View:
-    """The cases that the plots show: one engine and regime; a device, a link and a ρ where a plot has room for one."""
+    """The cases that the plots show: one engine, precision and regime; a device, a link and a ρ where one has room."""
 
     def __init__(
         self, result: SweepResult, shown: Sequence[Case], *, device: str, link: str, rho: float, regime: str
@@ -78,7 +80,7 @@ class View:
     @property
     def conditions(self) -> str:
         """What all figures of it share, in words."""
-        unit = next(one for one in self.result.units if one.engine == self.cases[0].engine)
+        unit = self.result.units[0]
         return f"{ENGINE_NAMES[unit.engine]} ({unit.runtime}), {unit.precision}, 1 thread, {self.regime}"
 
 
@@ -245,24 +247,26 @@ def _latency(view: View) -> Section:
 
 
 def _memory(view: View) -> Section:
-    groups: dict[tuple[str, str], list[float]] = {}
+    groups: dict[tuple[str, str, str, str], list[float]] = {}
     rules = {one.rule for one in view.cases}
     rule = "fallback as shipped" if "fallback as shipped" in rules else "device as shipped"
-    for case in view.at():
-        if case.rule == rule:
-            groups.setdefault((case.method, case.architecture), []).append(case.accuracy.overall)
+    result = view.result
+    for case in cases(result, devices=result.devices[:1], links=result.links[:1], rhos=[view.rho]):
+        if (case.rule, case.regime) == (rule, view.regime):
+            key = (case.method, case.architecture, case.engine, case.precision)
+            groups.setdefault(key, []).append(case.accuracy.overall)
     figure = Figure(
         f"For memory, at ρ = {view.rho:g}",
-        "One dot a method, architecture and engine, thresholds as shipped. harmony-run is the device in C++; a Python "
-        "process carries Python with it.",
-        plots.memory(view.result, {key: mean(values) for key, values in groups.items()}),
+        "One dot a method, architecture, engine and precision, thresholds as shipped. harmony-run is the device in "
+        "C++; a Python process carries Python with it.",
+        plots.memory(result, {key: mean(values) for key, values in groups.items()}),
     )
     rows = [
         [
             unit.architecture, ENGINE_NAMES[unit.engine], unit.runtime, unit.precision, f"{unit.parameters:,}",
             f"{unit.memory.peak_bytes / 2**20:.1f}", unit.memory.process,
         ]
-        for unit in plots.one_of_each(view.result.units)
+        for unit in plots.one_of_each(result.units)
     ]  # fmt: skip
     columns = ["architecture", "engine", "runtime", "precision", "parameters", "peak, MiB", "of a process of"]
     return Section("Accuracy for memory", "", [figure], [Table("Peak memory", columns, rows)])

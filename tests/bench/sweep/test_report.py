@@ -51,3 +51,22 @@ def test_changes_are_told_from_noise(tmp_path: Path, sweep_of: Any, unit_of: Any
     page = (tmp_path / "page.html").read_text()
     assert "+50.0 %" in page
     assert "the median cost is 1.500 of before" in page
+
+
+def test_two_precisions_are_never_in_one_plot(tmp_path: Path, sweep_of: Any, unit_of: Any) -> None:
+    """Beside an int8 unit that knows nothing, the figures of the first one's precision stay what they are."""
+    points = tuple(
+        point.model_copy(
+            update={
+                "mixes": tuple(
+                    mix.model_copy(update={"accuracy": mix.accuracy.model_copy(update={"overall": 0.0})})
+                    for mix in point.mixes
+                )
+            }
+        )
+        for point in unit_of().points
+    )
+    write_report(tmp_path / "page.html", sweep_of(unit_of(), unit_of(precision="int8", points=points)))
+    page = (tmp_path / "page.html").read_text()
+    assert "<b>80.0 %</b><span>accuracy at ρ = 1, HARMONY, as shipped</span>" in page
+    assert "ONNX int8" in page
