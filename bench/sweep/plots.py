@@ -182,7 +182,7 @@ def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str, str, str], 
     colours = method_colours(unit.method for unit in result.units)
     peaks: dict[tuple[str, str, str, str], float] = {}
     for unit in result.units:
-        key = (unit.method, unit.architecture, unit.engine, unit.precision)
+        key: tuple[str, str, str, str] = (unit.method, unit.architecture, unit.engine, unit.precision)
         peaks[key] = max(peaks.get(key, 0.0), unit.memory.peak_bytes / 2**20)
     with svg.drawing(270) as (figure, axes):
         for key, peak in peaks.items():
