@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
@@ -23,6 +23,7 @@ from harmony.core.spec import FeatureSpec, ImageSpec
 from harmony.core.training import Head, StepEngine, Training
 from harmony.core.training_parts import PARTS_KEY, Part, parts_text
 from harmony.export.networks import Shape, empty_front_end
+from harmony.export.onnx_program import front_end_to_onnx
 from harmony.export.template import Template, number
 from harmony.export.training_check import check_step
 from harmony.export.training_executorch import run_step, step_to_executorch
@@ -95,7 +96,7 @@ def _head_step(classes: int, engine: StepEngine) -> bytes:
 def training_programs(
     federation: Federation, shape: Shape, template: Template | None, engines: Sequence[StepEngine], what: Trainable
 ) -> Programs:
-    """What every client of a shape learns with. template: of its ONNX files.
+    """What every client of a shape learns with. template: of its ONNX files, or None: then they are lowered here.
 
     EngineError for what cannot be trained, naming the operator; ParityFailed for a gradient that is not PyTorch's.
     """
@@ -123,11 +124,15 @@ def _parts(federation: Federation, shape: Shape, template: Template | None) -> d
     import onnx  # noqa: PLC0415  (an extra)
 
     network = empty_front_end(federation.image, federation.feature, federation.classes, shape)
-    if template is None or not number(network):
-        raise _unplaced(str(shape))
+    if template is not None and number(network):
+        programs = template.programs
+    else:  # as in a template, no two weights may look alike
+        _fill_with_noise(network)
+        image = federation.image
+        programs = front_end_to_onnx(network, torch.zeros(1, image.channels, image.height, image.width))
     where = {
         tensor.raw_data: (role, tensor.name)
-        for role, program in template.programs.items()
+        for role, program in programs.items()
         for tensor in onnx.load_from_string(program).graph.initializer
     }
     parts = {}
@@ -137,6 +142,14 @@ def _parts(federation: Federation, shape: Shape, template: Template | None) -> d
             raise _unplaced(f"{shape}: {name}")
         parts[name] = Part.model_validate({"exit": place[0], "tensor": place[1], "shape": tuple(value.shape)})
     return parts
+
+
+@torch.no_grad()
+def _fill_with_noise(network: nn.Module) -> None:
+    """Give every weight a value of its own, in place."""
+    random = torch.Generator().manual_seed(0)
+    for one in network.parameters():
+        one.copy_(torch.randn(one.shape, generator=random))
 
 
 def _unplaced(where: str) -> EngineError:

@@ -152,6 +152,7 @@ def test_without_a_template_each_client_is_lowered(
     assert blueprint(manifest, (shape_of(manifest.clients[2]), "onnx")).template is None
     (report, _) = export_run(tiny_run, tmp_path, clients=[2], formats=["onnx"])
     assert report.engines[0].max_error < 1e-4
+    assert open_device_bundle(report.bundle).training is not None  # its heads are found all the same
     _blueprint.cache_clear()
 
 
