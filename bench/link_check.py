@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Annotated
 
@@ -109,9 +110,9 @@ def _serve(listener: socket.socket) -> None:
 
 
 def _answer(link: socket.socket) -> None:
-    """Answers of the length that is asked for, until the other end closes."""
+    """Answers of the length that is asked for, until the other end closes, or the network goes away."""
     hurry()
-    with link:
+    with link, suppress(OSError):
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while head := _read(link, _HEAD.size):
             request, answer = _HEAD.unpack(head)

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from pydantic_core import from_json
 
 from harmony.bench.native_attack import DAMAGES, attack
+from harmony.core.adaptive import HeldOut
 from harmony.core.bundle import DeviceManifest, Exit, open_device_bundle
 from harmony.core.errors import ArtifactCorrupt, ConfigError, ContractMismatch
 from harmony.core.sealed import sign_sealed
 from harmony.core.signing_keys import make_key, read_secret
 from harmony.core.spec import FeatureSpec, ImageSpec
+from harmony.core.training import Head, Personal, Training
 from harmony.device.native_build import LIBRARY
 from harmony.device.native_engine import NativeEngine, load_library
 
@@ -175,6 +177,15 @@ def test_every_field_that_there_can_be_is_known(
     whole = open_device_bundle(tiny)
     full = {name: getattr(whole, name) for name in DeviceManifest.model_fields if getattr(whole, name) is not None}
     full |= {"checkpoint": "0" * 64, "exits": tuple(one.model_copy(update={"budget": 0.5}) for one in whole.exits)}
+    head, hashed = Head(weight="w", bias="b", gate_weight="g", gate_bias="h"), "0" * 64
+    full |= {
+        "held_out": HeldOut(images=2, scores=(0.0, 1.0)),
+        "training": Training(head={"executorch": "front_end.pte"}, exit1=head, exit2=head, embedding=32),
+        "personal": Personal(
+            version=1, parent=hashed, origin=hashed, what="head", engine="executorch", train_images=4, holdout_images=1,
+            before=0.5, after=0.75,
+        ),
+    }  # fmt: skip
     assert set(full) == set(DeviceManifest.model_fields), "give this test a value for the new field"
     assert set(Exit.model_fields) == {"name", "score", "threshold", "budget"}
     assert (set(ImageSpec.model_fields), set(FeatureSpec.model_fields)) == (
