@@ -107,7 +107,10 @@ def test_another_folder_is_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "stage"), [(signal.SIGINT, "devices"), (signal.SIGTERM, "training")])
 def test_an_interruption_leaves_no_process_and_no_folder(number: signal.Signals, stage: str, tmp_path: Path) -> None:
+    # Tests that a shell runs in the background inherit "ignore Ctrl-C"; a signal with a handler is a child's own again.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen([*COMMAND], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
     try:
         draft = _wait(lambda: next(iter((tmp_path / "runs").glob(".demo.*.part")), None), child)
         if stage == "devices":  # the service and a device are running by then
