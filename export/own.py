@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ConfigError, HarmonyError
+from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ConfigError
 from harmony.core.models import FrontEnd
 from harmony.core.spec import FeatureSpec, ImageSpec
 from harmony.core.tensors import load_tensors
@@ -175,8 +175,6 @@ def _run(network: nn.Module, name: str, x: Tensor, where: str) -> Any:
     try:
         with torch.no_grad():
             return getattr(network, name)(x)
-    except HarmonyError:
-        raise
     except Exception as error:
         problem = f"{name} fails on an input {tuple(x.shape)}: {_words(error)}"
         raise ConfigError(problem, where=where, mend="see the contract in docs/own-front-end.md") from None

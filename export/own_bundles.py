@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ def export_own(
     for one in (place, cloud) if back_end else (place,):
         if one.exists():
             raise RunExists("is there already", where=one, mend="choose another --out, or remove it first")
-    steps = iter(range(1, 99))
+    steps = count(1)
     total = len(formats) + 1 + (back_end is not None)
     writer = _Writer(job, image, feature, keys, lambda what: on_event(what, next(steps), total))
     vectors = front_end_vectors(front_end, _spread(job.data.x_test, image))

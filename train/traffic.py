@@ -20,6 +20,7 @@ from math import prod
 from statistics import fmean
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -41,13 +42,14 @@ class Traffic(Frozen):
 
 def traffic(members: Federation) -> Traffic:
     """What the method of a federation's config asks of its clients' links."""
-    each = [_of_client(members, client) for client in range(len(members.clients))]
+    with torch.device("meta"):  # shapes are enough
+        back_end = BackEnd(members.feature, width=members.config.back_end_width, tokens=members.dataset.classes)
+    each = [_of_client(members, back_end, client) for client in range(len(members.clients))]
     return Traffic(sent=fmean(sent for sent, _ in each), got=fmean(got for _, got in each))
 
 
-def _of_client(members: Federation, client: int) -> tuple[float, float]:
+def _of_client(members: Federation, back_end: BackEnd, client: int) -> tuple[float, float]:
     config, classes, own = members.config, members.dataset.classes, len(members.clients[client].classes.own)
-    back_end = BackEnd(members.feature, width=config.back_end_width, tokens=classes)
     batch = config.batch * _BYTES
     feature, vector = batch * prod(members.feature.shape), back_end.classify.in_features * _BYTES
     front_end = _front_end(members, members.clients[client].architecture, heads=True)
