@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import Annotated
 
 import typer
 
@@ -60,8 +61,6 @@ A device answers what it knows at an early exit; what it does not know goes to t
   harmony bench train                           how fast training is, beside a plain loop over the clients
 
 \b
-  harmony registry, keys                        versions and aliases of back ends; who may ask
-  harmony loadtest URL                          how much a service on this machine can take
   harmony experiment GRID.toml                  a grid of methods, data, families and seeds, resumable
   harmony figures                               the README's figures from result files
 """
@@ -95,6 +94,23 @@ app.add_typer(bench.app, name="bench")
 app.command("advise")(advise.advise)
 app.command("experiment")(experiment.experiment)
 app.command("figures")(figures.figures)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"harmony {version('harmony-sfl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version, and stop.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 def main() -> None:

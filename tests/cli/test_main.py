@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.main import get_command
@@ -41,6 +42,11 @@ def test_help_imports_no_room() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Usage: harmony" in done.stdout
     assert done.stderr == ""
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"harmony {version('harmony-sfl')}\n")
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:
