@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from harmony.cli import bench_arm, bench_limits, bench_links, bench_phone, bench_sweep, bench_train
+from harmony.cli import bench_arm, bench_endurance, bench_limits, bench_links, bench_phone, bench_sweep, bench_train
 from harmony.cli.extras import require
 
 SettingsT = TypeVar("SettingsT")
@@ -41,6 +41,7 @@ app = typer.Typer(
     harmony bench arm bundles/client-000 --device pixel-3a     instructions of the Arm kernels; see setup-arm, compare
     harmony bench links                                        the link model beside real TCP; needs root
     harmony bench limits bundles/client-000 --memory 16MiB     in so much memory for real; needs root
+    harmony bench endurance bundles/client-000                 does its memory grow?
     harmony bench phone bundles/client-000 --runner DIR …      on a real phone over adb
     harmony bench train                                        client-batches per CPU-second
     """,
@@ -50,6 +51,7 @@ app.command("sweep")(bench_sweep.sweep)
 app.command("report")(bench_sweep.report)
 app.command("links")(bench_links.links)
 app.command("limits")(bench_limits.limits)
+app.command("endurance")(bench_endurance.endurance)
 app.command("phone")(bench_phone.phone)
 app.command("setup-arm")(bench_arm.setup_arm)
 app.command("arm")(bench_arm.arm)
