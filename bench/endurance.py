@@ -1,7 +1,7 @@
 """Does a device's memory grow? One process answers many images, and opens its bundle many times.
 
-The process is a device's own: no torch. It answers until it is warm; then its resident memory is read at even distances,
-and the same for opening, which checks every byte and loads the engine anew. Growth is the last reading over the first.
+The process is a device's own: no torch. Once it is warm, its resident memory is read at even distances as it answers,
+and as it opens, which checks every byte and loads the engine anew. Growth is the last reading over the first.
 """
 
 from __future__ import annotations
