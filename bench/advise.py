@@ -70,7 +70,7 @@ class Advice(Frozen):
     FORMAT: ClassVar[str] = "harmony-advice"
 
     format: Literal["harmony-advice"] = "harmony-advice"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     tier: Tier
     question: Question
     calibration: str

@@ -11,6 +11,10 @@ from harmony.cli.extras import require
 
 if TYPE_CHECKING:
     from harmony.bench.advise import Advice, Budget
+    from harmony.bench.sweep.choices import Choice
+
+_PROMISE = {"device": "exits.pass1", "fallback": "exits.offload", "following": "exits.offload"}
+"""The field of the training's config that a rule's budget is."""
 
 
 def advise(
@@ -83,16 +87,29 @@ def _print(advice: Advice) -> None:
     else:
         typer.echo(
             f"take   {best.architecture} in {best.engine}, {best.precision}, trained by {best.method}: {best.rule}\n"
-            f"gives  {100 * best.accuracy:.1f} % accuracy, {100 * best.offloaded:.0f} % of images to the cloud\n"
+            f"gives  {100 * best.accuracy:.1f} % accuracy, {100 * best.offloaded:.0f} % of images to the cloud, "
+            f"{100 * best.offload_id:.1f} % of own ones\n"
             f"costs  p90 {_range(best.p90)}, median {_range(best.median)}; "
             f"{best.peak_bytes / 2**20:.1f} MiB, {best.sent_bytes:.0f} B sent an image\n"
-            f"score  exit 1 {_span(best.thresholds[0])}, exit 2 {_span(best.thresholds[1])}\n"
-            f"train  harmony train {' '.join(f'--arch {name}' for name in advice.architectures)}\n"
+            f"score  exit 1 {_span(best.thresholds[0])}, exit 2 {_span(best.thresholds[1])}{_held(best)}\n"
+            f"train  harmony train {' '.join(f'--arch {name}' for name in advice.architectures)}{_promise(best)}\n"
         )
     for one in advice.verdicts:
         what = f"{one.architecture} {one.engine} {one.precision}, {one.method}: {one.rule}"
         figures = f"{100 * one.choice.accuracy:5.1f} %  p90 {1000 * one.choice.p90.value:.3g} ms"
         typer.echo(f"{'+' if one.fits else '-'} {figures:24} {what}\n    {one.reason}")
+
+
+def _held(best: Choice) -> str:
+    if best.strategy == "following":
+        return " while the stream looks foreign, else nothing is sent"
+    return " always: harmony infer --threshold fixed" if best.strategy == "fallback" else ""
+
+
+def _promise(best: Choice) -> str:
+    if best.budget is None or best.strategy not in _PROMISE:
+        return ""
+    return f" --set {_PROMISE[best.strategy]}={best.budget:g}"
 
 
 def _range(time: object) -> str:

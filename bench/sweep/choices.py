@@ -34,8 +34,9 @@ class Ranged(Frozen):
 class Choice(Frozen):
     """One way to build and run a device, at one ρ on one device class over one link.
 
-    clients: how many devices of the sweep have this architecture; accuracy and choice (the other half of the images,
-    which a rule is chosen by), bytes and offload rate: mean over them; times, memory and file: of the worst of them.
+    budget: what the rule promises, see Rule; clients: how many devices of the sweep have this architecture; accuracy
+    and choice (the other half of the images, which a rule is chosen by), bytes and offload rate (offload_id: of own
+    images): mean over them; times, memory and file: of the worst of them.
     thresholds: of exit 1 and exit 2, lowest to highest among the clients, None where there is none.
     """
 
@@ -45,10 +46,12 @@ class Choice(Frozen):
     precision: Precision
     strategy: Strategy
     rule: str
+    budget: float | None
     clients: int
     accuracy: float
     choice: float
     offloaded: float
+    offload_id: float
     mean: Ranged
     median: Ranged
     p90: Ranged
@@ -83,10 +86,12 @@ def _choice(group: Sequence[Case]) -> Choice:
         precision=first.precision,
         strategy=first.strategy,
         rule=first.rule,
+        budget=first.budget,
         clients=len(group),
         accuracy=mean(one.accuracy.overall for one in group),
         choice=mean(one.choice for one in group),
         offloaded=mean(one.offloaded for one in group),
+        offload_id=mean(one.offload_id for one in group),
         mean=_ranged(group, "mean"),
         median=_ranged(group, "median"),
         p90=_ranged(group, "p90"),

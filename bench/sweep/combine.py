@@ -54,8 +54,9 @@ class Latency(Frozen):
 class Case(Frozen):
     """One combination, as it stands in cases.csv and cases.json.
 
-    sent_bytes, received_bytes: HTTP bodies and headers, mean over all images; first_s: opening and answering once;
-    latency: over all images; macs: mean over all images, on the device.
+    budget: what the rule promises, see Rule; offload_id: the share of own images that were sent; sent_bytes,
+    received_bytes: HTTP bodies and headers, mean over all images; first_s: opening and answering once; latency: over
+    all images; macs: mean over all images, on the device.
     """
 
     tier: Tier
@@ -70,6 +71,7 @@ class Case(Frozen):
     regime: Regime
     strategy: Strategy
     rule: str
+    budget: Share | None
     threshold1: float | None
     threshold2: float | None
     device: str
@@ -79,6 +81,7 @@ class Case(Frozen):
     exit1: Share
     exit2: Share
     offloaded: Share
+    offload_id: Share
     accuracy: Accuracy
     choice: Share
     latency: Latency
@@ -202,6 +205,7 @@ class Combiner:
             regime=self.regime,
             strategy=rule.strategy,
             rule=rule.name,
+            budget=rule.budget,
             threshold1=rule.threshold1,
             threshold2=rule.threshold2,
             device=device.name,
@@ -211,6 +215,7 @@ class Combiner:
             exit1=mix.exit1,
             exit2=mix.exit2,
             offloaded=mix.cloud,
+            offload_id=mix.offload_id,
             accuracy=mix.accuracy,
             choice=point.choice[index],
             latency=self.latency(point, mix, device, link),

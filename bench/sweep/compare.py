@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harmony.bench.results import Ratio, Regime
-from harmony.bench.sweep.schema import PathName, Point, SweepResult, Unit
+from harmony.bench.sweep.schema import PathName, SweepResult, Unit
 from harmony.core.errors import ContractMismatch
 
 
@@ -30,7 +30,7 @@ class CostChange(NamedTuple):
 
 
 class UnitChange(NamedTuple):
-    """The same bundle under the same engine, twice. accuracy: as shipped, at the largest ρ of both."""
+    """The same bundle under the same engine, twice. accuracy: as each is shipped, at the largest ρ of both."""
 
     before: Unit
     after: Unit
@@ -49,7 +49,10 @@ def compare(before: SweepResult, after: SweepResult) -> tuple[UnitChange, ...]:
     pairs = [(known[_identity(unit)], unit) for unit in after.units if _identity(unit) in known]
     if not pairs:
         raise ContractMismatch("the two sweeps have no bundle and engine in common", mend="compare sweeps of one run")
-    return tuple(UnitChange(one, other, _costs(one, other), _accuracy(one, other)) for one, other in pairs)
+    changes = tuple(UnitChange(one, other, _costs(one, other), _accuracy(one, other)) for one, other in pairs)
+    if not any(change.costs for change in changes):
+        raise ContractMismatch("the two sweeps have no regime in common", mend="sweep both with or without --sparse")
+    return changes
 
 
 def _identity(unit: Unit) -> tuple[object, ...]:
@@ -68,15 +71,6 @@ def _costs(before: Unit, after: Unit) -> tuple[CostChange, ...]:
 
 
 def _accuracy(before: Unit, after: Unit) -> tuple[float, float] | None:
-    for name in ("fallback as shipped", "device as shipped"):
-        points = [_point(unit, name) for unit in (before, after)]
-        if points[0] is None or points[1] is None:
-            continue
-        mine, other = ({mix.rho: mix.accuracy.overall for mix in point.mixes} for point in points if point)
-        if common := set(mine) & set(other):
-            return mine[max(common)], other[max(common)]
-    return None
-
-
-def _point(unit: Unit, name: str) -> Point | None:
-    return next((one for one in unit.points if one.rule.name == name), None)
+    mine, other = ({mix.rho: mix.accuracy.overall for mix in unit.shipped.mixes} for unit in (before, after))
+    common = set(mine) & set(other)
+    return (mine[max(common)], other[max(common)]) if common else None

@@ -16,7 +16,7 @@ from harmony.bench.sweep.schema import SweepResult
 from harmony.core.errors import ArtifactMissing
 
 SWEEP_JSON, CASES_CSV, CASES_JSON = JSON_FILE, "cases.csv", "cases.json"
-CASES_FORMAT, CASES_VERSION = "harmony-sweep-cases", 1
+CASES_FORMAT, CASES_VERSION = "harmony-sweep-cases", 2
 
 
 def save_sweep(out: Path, result: SweepResult, *, replace: bool = False) -> None:

@@ -16,9 +16,18 @@ from harmony.bench.sweep.combine import Case, Combiner
 from harmony.bench.sweep.compare import CostChange
 from harmony.bench.sweep.schema import Calibration, Strategy, SweepResult, Unit
 
-MARKS: dict[Strategy, str] = {"fallback": "o", "device": "^", "cloud-feature": "D", "cloud-image": "s"}
+MARKS: dict[Strategy, str] = {
+    "following": "o",
+    "fallback": "v",
+    "device": "^",
+    "cloud-feature": "D",
+    "cloud-image": "s",
+}
+LINES: dict[Strategy, str] = {"following": "-", "fallback": "--"}
+"""Of those whose dots are budgets."""
 STRATEGIES: dict[Strategy, str] = {
-    "fallback": "exit + cloud",
+    "following": "exit, following",
+    "fallback": "exit, fixed",
     "device": "device alone",
     "cloud-feature": "cloud, feature",
     "cloud-image": "cloud, image",
@@ -81,9 +90,9 @@ def tradeoff(found: Sequence[Spot], *, name: str, cost: str, log: bool) -> str:
             solid_capstyle="round", drawstyle="steps-post", zorder=0,
         )  # fmt: skip
         for method, colour in colours.items():
-            for strategy, mark in MARKS.items():
+            for strategy in reversed(MARKS):
                 mine = [one for one in found if (one.method, one.strategy) == (method, strategy)]
-                _series(axes, mine, colour, mark, line=strategy == "fallback")
+                _series(axes, mine, colour, strategy)
         if log:
             _log_scale(axes)
         axes.margins(y=0.13)
@@ -109,17 +118,21 @@ def _log_scale(axes: Axes) -> None:
     axes.tick_params(axis="x", which="minor", labelsize=10, length=0, labelcolor=svg.MUTED)
 
 
-def _series(axes: Axes, mine: Sequence[Spot], colour: str, mark: str, *, line: bool) -> None:
+def _series(axes: Axes, mine: Sequence[Spot], colour: str, strategy: Strategy) -> None:
     ordered = sorted(mine, key=lambda one: one.cost)
     for one in ordered:
         axes.plot([one.low, one.high], [100 * one.accuracy] * 2, color=colour, lw=1, alpha=0.3)
     costs, accuracies = [one.cost for one in ordered], [100 * one.accuracy for one in ordered]
-    axes.plot(costs, accuracies, mark, ls="-" if line else "", lw=1.8, ms=5.5, color=colour, alpha=1 if line else 0.85)
+    following = strategy == "following"
+    axes.plot(
+        costs, accuracies, MARKS[strategy], ls=LINES.get(strategy, ""), lw=1.8 if following else 1, ms=5.5,
+        color=colour, alpha=1 if following else 0.85,
+    )  # fmt: skip
 
 
 def _name_methods(axes: Axes, found: Sequence[Spot], colours: Mapping[str, str]) -> None:
     for method, colour in colours.items():
-        mine = [one for one in found if one.method == method and one.strategy == "fallback"]
+        mine = [one for one in found if one.method == method and one.strategy in LINES]
         if not mine:
             continue
         top = max(mine, key=lambda one: one.accuracy)
@@ -131,7 +144,7 @@ def _name_methods(axes: Axes, found: Sequence[Spot], colours: Mapping[str, str])
 
 def _legend(axes: Axes, shown: set[Strategy]) -> None:
     marks = [
-        Line2D([], [], color=svg.MUTED, marker=MARKS[name], ls="-" if name == "fallback" else "", ms=5.5, label=label)
+        Line2D([], [], color=svg.MUTED, marker=MARKS[name], ls=LINES.get(name, ""), ms=5.5, label=label)
         for name, label in STRATEGIES.items()
         if name in shown
     ]
@@ -152,12 +165,12 @@ def over_rho(cases: Iterable[Case]) -> str:
     with svg.drawing(290) as (figure, axes):
         for (method, strategy), rows in groups.items():
             rhos = sorted(rows)
-            line = strategy == "fallback"
+            best = next((one for one in LINES if (method, one) in groups), None)
             axes.plot(
                 rhos, [100 * mean(rows[rho]) for rho in rhos], marker=MARKS[strategy], color=colours[method],
-                ms=5.5, lw=2.2 if line else 1, ls="-" if line else ":",
+                ms=5.5, lw=2.2 if strategy == best else 1, ls=LINES.get(strategy, ":"),
             )  # fmt: skip
-            if line:
+            if strategy == best:
                 axes.annotate(
                     method_name(method), (rhos[-1], 100 * mean(rows[rhos[-1]])), (8, 0), textcoords="offset points",
                     va="center", color=colours[method], weight="bold",

@@ -5,7 +5,8 @@ Half of the images serve to set thresholds and to choose by; the other half, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,11 @@ from harmony.bench.mixes import Answers, Replay, by_rho
 from harmony.bench.plan import Target
 from harmony.bench.results import MixResult
 from harmony.bench.sweep.schema import Point, Rule
+from harmony.core.adaptive import SUREST, AdaptiveThreshold, HeldOut
 from harmony.core.mix import TestMix
-from harmony.core.scores import conformal_threshold
+from harmony.core.scores import Floats, conformal_threshold
 
 Mask = NDArray[np.bool_]
-_NEVER = float(np.finfo(np.float32).max)
 
 
 class Judged(NamedTuple):
@@ -32,13 +33,13 @@ class Judged(NamedTuple):
 
 
 def points(judged: Judged, budgets: Sequence[float]) -> tuple[Point, ...]:
-    """Every rule: device and fallback at each budget and as shipped, and the cloud alone in both ways."""
+    """Every rule: device, fallback and following at each budget and as shipped, and the cloud alone in both ways."""
     choosing = choosing_half(judged.target.stream.is_id)
     return tuple(
         Point(
             rule=rule,
-            mixes=_mixes(judged, rule, ~choosing),
-            choice=tuple(mix.accuracy.overall for mix in _mixes(judged, rule, choosing)),
+            mixes=_mixes(judged, rule, ~choosing, choosing),
+            choice=tuple(mix.accuracy.overall for mix in _mixes(judged, rule, choosing, choosing)),
         )
         for rule in rules(judged, budgets, choosing)
     )
@@ -54,10 +55,11 @@ def rules(judged: Judged, budgets: Sequence[float], choosing: Mask) -> list[Rule
     """Thresholds are conformal quantiles of the scores of own images of the choosing half, as after training.
 
     device: exit 1 passes the share `budget` on. fallback: exit 1 stays as shipped, and exit 2 is set so that the share
-    `budget` of all own images goes to the cloud.
+    `budget` of all own images goes to the cloud. following: the same while foreign inputs come, else nothing is sent;
+    as shipped, where the bundle follows its stream.
     """
-    scores, own = judged.scores, choosing & judged.target.stream.is_id
-    shipped1, shipped2 = (one.threshold for one in judged.target.manifest.exits)
+    scores, own, manifest = judged.scores, choosing & judged.target.stream.is_id, judged.target.manifest
+    shipped1, shipped2 = (one.threshold for one in manifest.exits)
     found = [Rule(strategy="device", budget=None, threshold1=shipped1)]
     found += [
         Rule(strategy="device", budget=budget, threshold1=conformal_threshold(scores["score1"][own], budget))
@@ -65,25 +67,29 @@ def rules(judged: Judged, budgets: Sequence[float], choosing: Mask) -> list[Rule
     ]
     if "cloud" not in scores:
         return found
-    sure = np.where(scores["score1"] >= np.float32(shipped1), np.inf, scores["score2"])[own]
-    found.append(Rule(strategy="fallback", budget=None, threshold1=shipped1, threshold2=shipped2))
+    sure = _surety(judged, shipped1)[own]
+    asked = {None: shipped2} | {budget: conformal_threshold(sure, budget) for budget in budgets}
     found += [
-        Rule(
-            strategy="fallback",
-            budget=budget,
-            threshold1=shipped1,
-            threshold2=min(_NEVER, conformal_threshold(sure.astype(np.float32), budget)),
-        )
-        for budget in budgets
+        Rule(strategy=strategy, budget=budget, threshold1=shipped1, threshold2=threshold)
+        for strategy in ("fallback", "following")
+        for budget, threshold in asked.items()
+        if strategy == "fallback" or budget is not None or manifest.held_out is not None
     ]
     return [*found, Rule(strategy="cloud-feature", budget=None), Rule(strategy="cloud-image", budget=None)]
 
 
+def _surety(judged: Judged, threshold1: float | None) -> Floats:
+    """Exit 2's scores, SUREST for what leaves at exit 1."""
+    leaves = _passes(judged.scores["score1"], threshold1, otherwise=False)
+    return np.where(leaves, np.float32(SUREST), judged.scores["score2"]).astype(np.float32)
+
+
 def answers(judged: Judged, rule: Rule) -> Answers:
-    """What the whole system says under a rule."""
+    """What the whole system says under a rule; of one that follows the stream, as if its threshold held throughout."""
     scores, stream = judged.scores, judged.target.stream
-    leaves1 = _passes(scores["score1"], rule.threshold1, rule.strategy in {"device", "fallback"})
-    leaves2 = _passes(scores["score2"], rule.threshold2, rule.strategy == "device")
+    alone = rule.strategy == "device"
+    leaves1 = _passes(scores["score1"], rule.threshold1, otherwise=alone)
+    leaves2 = _passes(scores["score2"], rule.threshold2, otherwise=alone)
     exits = np.where(leaves1, "exit1", np.where(leaves2, "exit2", "cloud"))
     local = np.where(leaves1, scores["exit1"], scores["exit2"])
     cloud = scores.get("cloud_image" if rule.strategy == "cloud-image" else "cloud", local)
@@ -97,23 +103,37 @@ def answers(judged: Judged, rule: Rule) -> Answers:
         unsure=exits == "cloud",
         degraded=np.zeros(len(local), np.bool_),
         replay=known,
+        surety=_surety(judged, rule.threshold1),
     )
 
 
-def _passes(values: NDArray[Any], threshold: float | None, otherwise: bool) -> Mask:
+def _passes(values: NDArray[Any], threshold: float | None, *, otherwise: bool) -> Mask:
     if threshold is None:
         return np.full(len(values), otherwise)
     passes: Mask = values >= np.float32(threshold)
     return passes
 
 
-def _mixes(judged: Judged, rule: Rule, half: Mask) -> tuple[MixResult, ...]:
+def _mixes(judged: Judged, rule: Rule, half: Mask, choosing: Mask) -> tuple[MixResult, ...]:
+    """half: the images to judge by, a stream of their own to a threshold that follows."""
     target, stream = judged.target, judged.target.stream
+    follow, said = _follower(judged, rule, choosing), answers(judged, rule).only(half)
     return by_rho(
         TestMix(stream.indices[half], stream.is_id[half], stream.ood_wanted),
-        answers(judged, rule).only(half),
+        said if follow is None else said.followed_by(follow()),
         labels=target.dataset.y_test,
         own=target.manifest.classes.own,
         rhos=judged.rhos,
         seed=judged.seed,
+        follow=follow,
     )
+
+
+def _follower(judged: Judged, rule: Rule, choosing: Mask) -> Callable[[], AdaptiveThreshold] | None:
+    """Makes what a device with this rule starts with: the bundle's own held-out scores as shipped, else those of own
+    images of the choosing half, which its threshold is taken from too."""
+    if rule.strategy != "following" or rule.threshold2 is None:
+        return None
+    manifest, own = judged.target.manifest, choosing & judged.target.stream.is_id
+    held_out = manifest.held_out if rule.budget is None else HeldOut.of(_surety(judged, rule.threshold1)[own])
+    return None if held_out is None else partial(AdaptiveThreshold, held_out, rule.threshold2)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 from harmony.bench.figures import ENGINE_NAMES, method_name, milliseconds
 from harmony.bench.page import Figure, Section, Table, Tile, write_page
 from harmony.bench.sweep import plots
 from harmony.bench.sweep.calibrate import spread
 from harmony.bench.sweep.combine import Case, Combiner, Latency, bounds_of, cases
-from harmony.bench.sweep.compare import compare
-from harmony.bench.sweep.schema import SweepResult, Unit
+from harmony.bench.sweep.report_changes import changes_section
+from harmony.bench.sweep.schema import SHIPPED, SweepResult
 from harmony.bench.text import percent
 
 WORDS = frozenset({
@@ -27,6 +27,12 @@ TIERS = {
     "constrained": "real constraints",
     "phone": "a real phone",
 }
+
+
+_FOLLOWING = (
+    "Exit, following: the device asks the cloud only while its last inputs look unlike its own; fixed: whenever an "
+    "input does."
+)
 
 
 def write_report(path: Path, result: SweepResult, *, before: SweepResult | None = None) -> None:
@@ -45,7 +51,7 @@ def write_report(path: Path, result: SweepResult, *, before: SweepResult | None 
         lead=_lead(result),
         tiles=_tiles(view),
         sections=[
-            *([] if before is None else [_changes(before, result)]),
+            *([] if before is None else [changes_section(before, result)]),
             _tradeoffs(view),
             _bytes(view),
             _rho(view),
@@ -96,9 +102,8 @@ def _lead(result: SweepResult) -> str:
 
 def _tiles(view: View) -> list[Tile]:
     tiles = []
-    here = [one for one in view.at() if one.rule == "fallback as shipped"] or [
-        one for one in view.at() if one.rule == "device as shipped"
-    ]
+    shipped = {(unit.name, unit.shipped.rule.name) for unit in view.result.units}
+    here = [one for one in view.at() if (one.name, one.rule) in shipped]
     for method in sorted({one.method for one in here}, key=lambda name: name != "harmony"):
         mine = [one for one in here if one.method == method]
         accuracy = mean(one.accuracy.overall for one in mine)
@@ -114,8 +119,8 @@ def _tradeoffs(view: View) -> Section:
     figures = [
         Figure(
             f"On {view.device} over {link.name}",
-            f"Mean over all clients at ρ = {view.rho:g}. Every dot of a line is another budget of own images that may "
-            "be sent; thin bars: where the truth is to be expected.",
+            f"Mean over all clients at ρ = {view.rho:g}. Every dot of a line is another share of own images that may "
+            f"be sent; thin bars: where the truth is to be expected. {_FOLLOWING}",
             plots.tradeoff(
                 plots.spots(view.at(link=link.name), plots.latency_ms),
                 name=f"latency-{link.name}",
@@ -156,10 +161,14 @@ def _rules_table(view: View) -> Table:
         means = [mean(one) for one in zip(*map(plots.latency_ms, group), strict=True)]
         rows.append([
             method_name(method), rule, percent(mean(one.accuracy.overall for one in group)),
-            percent(mean(one.offloaded for one in group)), _range(means),
+            percent(mean(one.offloaded for one in group)), percent(mean(one.offload_id for one in group)),
+            _range(means),
             f"{1000 * max(one.latency.p90_s for one in group):.3g}", f"{mean(one.sent_bytes for one in group):,.0f}",
         ])  # fmt: skip
-    columns = ["method", "rule", "accuracy, %", "sent, %", "mean, ms (range)", "p90, ms (worst client)", "bytes sent"]
+    columns = [
+        "method", "rule", "accuracy, %", "sent, %", "own sent, %", "mean, ms (range)", "p90, ms (worst client)",
+        "bytes sent",
+    ]  # fmt: skip
     return Table(f"Rules on {view.device} over {view.link} at ρ = {view.rho:g}", columns, rows)
 
 
@@ -187,16 +196,30 @@ def _bytes(view: View) -> Section:
 
 
 def _rho(view: View) -> Section:
-    shipped = {"device as shipped", "fallback as shipped", "cloud-feature", "cloud-image"}
+    shipped = {*SHIPPED, "cloud-feature", "cloud-image"}
     mine = [
         one for one in view.cases if one.rule in shipped and one.device == view.device and one.link in {None, view.link}
     ]
-    figure = Figure(
-        "As unfamiliar images come in",
-        "Thresholds as shipped; mean over all clients. Dotted: who answers alone.",
-        plots.over_rho(mine),
-    )
-    return Section("Accuracy over ρ", "", [figure], [_rho_table(mine)])
+    figures = [
+        Figure(
+            "As unfamiliar images come in",
+            f"Thresholds as shipped; mean over all clients. Dotted: who answers alone. {_FOLLOWING}",
+            plots.over_rho(mine),
+        )
+    ]
+    if (least := min(view.result.settings.rhos)) < view.rho:
+        figures.append(
+            Figure(
+                f"At ρ = {least:g}, for what is sent",
+                "Every dot of a line is another share of own images that may be sent. What a fixed threshold sends "
+                "here, it sends whether or not anything unfamiliar comes.",
+                plots.tradeoff(
+                    plots.spots(view.at(rho=least), plots.sent_bytes), name="bytes-least",
+                    cost="bytes sent for an image", log=False,
+                ),
+            )
+        )  # fmt: skip
+    return Section("Accuracy over ρ", "", figures, [_rho_table(mine)])
 
 
 def _rho_table(mine: Sequence[Case]) -> Table:
@@ -248,13 +271,11 @@ def _latency(view: View) -> Section:
 
 def _memory(view: View) -> Section:
     groups: dict[tuple[str, str, str, str], list[float]] = {}
-    rules = {one.rule for one in view.cases}
-    rule = "fallback as shipped" if "fallback as shipped" in rules else "device as shipped"
     result = view.result
-    for case in cases(result, devices=result.devices[:1], links=result.links[:1], rhos=[view.rho]):
-        if (case.rule, case.regime) == (rule, view.regime):
-            key = (case.method, case.architecture, case.engine, case.precision)
-            groups.setdefault(key, []).append(case.accuracy.overall)
+    for unit in result.units:
+        mix = next(one for one in unit.shipped.mixes if one.rho == view.rho)
+        key: tuple[str, str, str, str] = (unit.method, unit.architecture, unit.engine, unit.precision)
+        groups.setdefault(key, []).append(mix.accuracy.overall)
     figure = Figure(
         f"For memory, at ρ = {view.rho:g}",
         "One dot a method, architecture, engine and precision, thresholds as shipped. harmony-run is the device in "
@@ -316,52 +337,6 @@ def _calibration(result: SweepResult) -> Section:
             )
         )
     return Section("Calibration", text, figures, tables)
-
-
-def _changes(before: SweepResult, after: SweepResult) -> Section:
-    changes = compare(before, after)
-    costs = [cost for change in changes for cost in change.costs]
-    rows = [
-        [
-            _name(cost.unit), cost.path, cost.regime, f"{cost.before.median:.5f}", f"{cost.after.median:.5f}",
-            f"{100 * (cost.ratio - 1):+.1f} %", "yes" if cost.apart else "no",
-        ]
-        for cost in costs
-    ]  # fmt: skip
-    columns = ["device", "until", "regime", "before", "after", "change", "beyond noise"]
-    sizes = [
-        [
-            _name(one.after), f"{one.before.file_bytes:,}", f"{one.after.file_bytes:,}",
-            f"{one.before.memory.peak_bytes / 2**20:.1f}", f"{one.after.memory.peak_bytes / 2**20:.1f}",
-            *(percent(value) for value in one.accuracy or (None, None)),
-        ]
-        for one in changes
-    ]  # fmt: skip
-    size_columns = ["device", "files before, B", "after", "peak before, MiB", "after", "accuracy before, %", "after"]
-    middle = median([cost.ratio for cost in costs])
-    text = (
-        f"{len(changes)} bundles and engines are in both; the median cost is {middle:.3f} of before. A change is "
-        "beyond noise if no round of one reaches into the rounds of the other. "
-        f"Before: {_when(before)}; after: {_when(after)}."
-    )
-    figure = Figure(
-        "Cost, after over before",
-        "A dot a bundle and path; 1: no change. Filled: beyond the noise of the rounds.",
-        plots.changes(costs),
-    )
-    tables = [
-        Table("Costs, in multiples of the reference model", columns, rows),
-        Table("Sizes and accuracy, thresholds as shipped", size_columns, sizes),
-    ]
-    return Section("Compared with an earlier sweep", text, [figure], tables)
-
-
-def _name(unit: Unit) -> str:
-    return f"{unit.name} · {unit.architecture} · {ENGINE_NAMES[unit.engine]} {unit.precision}"
-
-
-def _when(result: SweepResult) -> str:
-    return f"commit {result.host.commit or 'unknown'} on {result.host.cpu}"
 
 
 def _range(values: Iterable[float]) -> str:

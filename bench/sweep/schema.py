@@ -36,13 +36,16 @@ from harmony.core.bundle import EngineName
 from harmony.core.spec import Frozen
 from harmony.core.wire import Codec
 
-Strategy = Literal["device", "fallback", "cloud-feature", "cloud-image"]
-"""Who answers: the device alone; early exit with the cloud for what it is not sure of; the cloud alone, which is sent
-the feature of every image, or every image itself (an image then leaves the device)."""
+Strategy = Literal["device", "fallback", "following", "cloud-feature", "cloud-image"]
+"""Who answers: the device alone; early exit with the cloud for what it is not sure of, by a fixed threshold or by one
+that follows the stream (`harmony.core.adaptive`); the cloud alone, which is sent the feature of every image, or every
+image itself (an image then leaves the device)."""
 Cost = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PathName = Literal["exit1", "exit2", "send"]
 """Where the device's own work ends: at exit 1, at exit 2, or with the frame that is ready to be sent."""
 BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+SHIPPED = ("following as shipped", "fallback as shipped", "device as shipped")
+"""Names of rules: the first that a bundle has is what it does as it stands."""
 
 
 class PathCost(Frozen):
@@ -84,9 +87,10 @@ class Memory(Frozen):
 class Rule(Frozen):
     """A strategy with its thresholds.
 
-    budget: share of own-class images that may go on, to exit 2 (`device`) or to the cloud (`fallback`); None for the
-    thresholds as shipped and for strategies without any. threshold1, threshold2: scores at which an image leaves; None:
-    every image (or, at exit 1 of a cloud strategy, none) leaves there.
+    budget: share of own-class images that may go on, to exit 2 (`device`) or to the cloud (`fallback`, `following`);
+    None for the thresholds as shipped and for strategies without any. threshold1, threshold2: scores at which an image
+    leaves; None: every image (or, at exit 1 of a cloud strategy, none) leaves there. Of `following`, threshold2 holds
+    while foreign inputs come; else nothing is sent.
     """
 
     strategy: Strategy
@@ -152,6 +156,12 @@ class Unit(Frozen):
     answer_bytes: Count
     cloud: str | None
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
+
+    @property
+    def shipped(self) -> Point:
+        """What the bundle does as it stands."""
+        named = {one.rule.name: one for one in self.points}
+        return next((named[name] for name in SHIPPED if name in named), self.points[0])
 
     def regime(self, name: Regime) -> RegimeCosts | None:
         """Costs in that regime, if they were measured."""
@@ -223,10 +233,10 @@ class SweepResult(Versioned):
     """sweep.json. Everything in it is of one tier."""
 
     FORMAT: ClassVar[str] = "harmony-sweep"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     format: Literal["harmony-sweep"] = "harmony-sweep"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     harmony_version: str
     tier: Tier
     settings: SweepSettings

@@ -64,6 +64,8 @@ def make_unit(**changed: Any) -> Unit:
             _point("device", (0.5, 0.5, 0.0), 0.6, threshold1=0.0),
             _point("fallback", (0.5, 0.3, 0.2), 0.8, threshold1=0.0, threshold2=-1.0),
             _point("fallback", (0.5, 0.45, 0.05), 0.7, budget=0.05, threshold1=0.0, threshold2=-3.0),
+            _point("following", (0.5, 0.35, 0.15), 0.81, threshold1=0.0, threshold2=-1.0),
+            _point("following", (0.5, 0.47, 0.03), 0.72, budget=0.05, threshold1=0.0, threshold2=-3.0),
             _point("cloud-feature", (0.0, 0.0, 1.0), 0.85),
             _point("cloud-image", (0.0, 0.0, 1.0), 0.86),
         ),

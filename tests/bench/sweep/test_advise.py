@@ -52,7 +52,7 @@ def test_without_limits_the_most_accurate_wins_and_no_image_is_sent(two: SweepRe
 def test_limits_take_others_out_and_say_why(two: SweepResult) -> None:
     advice = ask(two, p90_s=0.03, memory=80 << 20)
     assert advice.best is not None
-    assert (advice.best.architecture, advice.best.rule) == ("resnet-w16-d1", "fallback 5 %")
+    assert (advice.best.architecture, advice.best.rule) == ("resnet-w16-d1", "following 5 %")
     reasons = {(one.architecture, one.strategy): (one.fits, one.reason) for one in advice.verdicts}
     assert reasons["resnet-w24-d1", "fallback"] == (False, "peak memory: 90.0 MiB is above 80.0 MiB")
     fits, reason = reasons["resnet-w16-d1", "cloud-feature"]
@@ -60,7 +60,7 @@ def test_limits_take_others_out_and_say_why(two: SweepResult) -> None:
     assert reason.endswith("is above 30 ms")
     assert reasons["resnet-w16-d1", "device"] == (
         True,
-        "fits, but is 10.0 points less accurate on the images to choose by",
+        "fits, but is 12.0 points less accurate on the images to choose by",
     )
 
 
@@ -133,9 +133,11 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command(folder: Path) -> None:
     done = run(folder, "--device", "pixel-3a", "--link", "lte", "--p90", "30ms", "--max-memory", "80MiB")
     assert done.returncode == 0
-    assert "take   resnet-w16-d1 in onnxruntime, fp32, trained by harmony: fallback 5 %" in done.stdout
+    assert "take   resnet-w16-d1 in onnxruntime, fp32, trained by harmony: following 5 %" in done.stdout
+    assert "3 % of images to the cloud, 3.0 % of own ones" in done.stdout
+    assert "exit 2 ≥ -3 while the stream looks foreign, else nothing is sent" in done.stdout
     assert "peak memory: 90.0 MiB is above 80.0 MiB" in done.stdout
-    assert "train  harmony train --arch resnet-w16-d1\n" in done.stdout
+    assert "train  harmony train --arch resnet-w16-d1 --set exits.offload=0.05\n" in done.stdout
 
 
 def test_the_command_for_scripts(folder: Path) -> None:

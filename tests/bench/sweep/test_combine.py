@@ -24,7 +24,7 @@ def found(sweep_of: Any) -> list[Case]:
 
 
 def test_every_combination_comes_once(found: list[Case]) -> None:
-    asking, alone = 4 * 2 * 2 * 2, 1 * 2 * 2  # rules × ρ × devices (× links)
+    asking, alone = 6 * 2 * 2 * 2, 1 * 2 * 2  # rules × ρ × devices (× links)
     assert len(found) == asking + alone
     assert len({(one.rule, one.rho, one.device, one.link) for one in found}) == len(found)
 
@@ -45,6 +45,9 @@ def test_the_cloud_adds_link_and_service(found: list[Case]) -> None:
     assert one.latency.mean_s == pytest.approx(0.5 * 0.01 * 0.088 + 0.3 * 0.02 * 0.088 + 0.2 * cloud)
     assert one.sent_bytes == pytest.approx(0.2 * (1200 + REQUEST_HEADERS))
     assert one.macs == pytest.approx(0.5 * 1e6 + 0.5 * 3e6)
+    promised = _case(found, "following 5 %")
+    assert (promised.budget, promised.offload_id) == (0.05, 0.03)
+    assert promised.sent_bytes == pytest.approx(0.03 * (1200 + REQUEST_HEADERS))
 
 
 def test_an_image_needs_no_device(found: list[Case]) -> None:

@@ -59,7 +59,7 @@ def test_a_folder_holds_the_same_numbers_three_times(tmp_path: Path, sweep_of: A
     assert result == sweep_of() == read_sweep(tmp_path / "out" / SWEEP_JSON)
     expected = [flat(one) for one in cases(result)]
     table = json.loads((tmp_path / "out" / CASES_JSON).read_text())
-    assert (table["format"], table["format_version"]) == ("harmony-sweep-cases", 1)
+    assert (table["format"], table["format_version"]) == ("harmony-sweep-cases", 2)
     assert [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]] == expected
     rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / CASES_CSV).read_text())))
     assert [float(row["latency_p90_s"]) for row in rows] == [one["latency_p90_s"] for one in expected]
@@ -79,8 +79,8 @@ def test_an_existing_folder_is_kept(tmp_path: Path, sweep_of: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "says"),
     [
-        ({"format_version": 2}, ArtifactTooNew, "has schema version 2, this program reads 1"),
-        ({"format_version": 0}, ArtifactCorrupt, "has schema version 0, this program reads 1"),
+        ({"format_version": 3}, ArtifactTooNew, "has schema version 3, this program reads 2"),
+        ({"format_version": 1}, ArtifactCorrupt, "has schema version 1, this program reads 2"),
         ({"format": "harmony-bench"}, ArtifactCorrupt, "is a 'harmony-bench', not a 'harmony-sweep'"),
         ({"tier": "guess"}, ArtifactCorrupt, "tier: Input should be 'virtual-time'"),
     ],
