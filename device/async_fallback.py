@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.bundle import DeviceManifest
+from harmony.core.bundle import DeviceManifest, ExitName
 from harmony.core.errors import FallbackError
 from harmony.device.answer import CloudAnswer
 from harmony.device.async_http import Stream, open_stream
@@ -84,6 +84,10 @@ class AsyncFallbackClient:
             self._queue.wake()
         return answer
 
+    def answered(self, exit_: ExitName) -> None:
+        """The device answered a sample itself: the service hears of it with the next question, for its status page."""
+        self._service.exits.add(exit_)
+
     async def flush(self, seconds: float) -> bool:
         """Wait until no question waits any more; False if some still do when the time is over."""
         return self._queue is None or await self._queue.flush(seconds)
@@ -92,8 +96,8 @@ class AsyncFallbackClient:
         """As `ask`, of an encoded feature, which is not kept for later."""
         tally = Tally()
         try:
-            with self._circuit.call():
-                reply = await self._exchange(self._service.about_frame(frame), tally)
+            with self._circuit.call(), self._service.exits.told() as told:
+                reply = await self._exchange(self._service.about_frame(frame, told), tally)
                 return self._service.answer(reply, tally.sent, tally.received)
         except FallbackError as error:
             error.sent, error.received = tally.sent, tally.received

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.bundle import DeviceManifest
+from harmony.core.bundle import DeviceManifest, ExitName
 from harmony.core.errors import CloudAnswerInvalid, FallbackError
 from harmony.device.answer import CloudAnswer
 from harmony.device.circuit import Circuit, CircuitSettings, State, is_away
@@ -97,6 +97,10 @@ class FallbackClient:
             self._queue.wake()
         return answer
 
+    def answered(self, exit_: ExitName) -> None:
+        """The device answered a sample itself: the service hears of it with the next question, for its status page."""
+        self._service.exits.add(exit_)
+
     def flush(self, seconds: float) -> bool:
         """Wait until no question waits any more; False if some still do when the time is over."""
         return self._queue is None or self._queue.flush(seconds)
@@ -104,8 +108,8 @@ class FallbackClient:
     def _ask(self, frame: bytes) -> CloudAnswer:
         tally = Tally()
         try:
-            with self._circuit.call():
-                reply = self._exchange(self._service.about_frame(frame), tally)
+            with self._circuit.call(), self._service.exits.told() as told:
+                reply = self._exchange(self._service.about_frame(frame, told), tally)
                 return self._service.answer(reply, tally.sent, tally.received)
         except FallbackError as error:
             error.sent, error.received = tally.sent, tally.received

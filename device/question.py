@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.bundle import DeviceManifest
+from harmony.core.bundle import DeviceManifest, ExitName
 from harmony.core.errors import CloudRefused, CloudTimeout, CloudUnreachable, ConfigError, FallbackError
 from harmony.core.wire import encode
 from harmony.device.answer import CloudAnswer
@@ -30,6 +32,8 @@ ATTEMPTS = 3
 BACKOFF_S = 0.05
 _MENDS = {401: "check the key", 403: "check the key", 404: "check the URL and the model's name", 503: "try later"}
 _AGAIN = (429, 502, 503, 504)
+_EXITS_HEADER = "harmony-exits"
+_MOST_TOLD = 999_999_999  # that the service takes at once
 
 
 class Question(NamedTuple):
@@ -56,8 +60,38 @@ class Tally:
     sent = received = 0
 
 
+class OwnExits:
+    """Samples that the device answered itself, at each exit, and has not told the service of. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._counts: dict[ExitName, int] = dict.fromkeys(get_args(ExitName), 0)
+        self._lock = threading.Lock()
+
+    def add(self, exit_: ExitName) -> None:
+        """One more."""
+        with self._lock:
+            self._counts[exit_] += 1
+
+    @contextmanager
+    def told(self) -> Iterator[dict[str, str]]:
+        """Around one question: the header that tells of them. Unless it is answered, they are told with a later one."""
+        with self._lock:
+            taken = {name: min(count, _MOST_TOLD) for name, count in self._counts.items()}
+            self._change(taken, -1)
+        try:
+            yield {_EXITS_HEADER: ",".join(map(str, taken.values()))} if any(taken.values()) else {}
+        except BaseException:
+            with self._lock:
+                self._change(taken, 1)
+            raise
+
+    def _change(self, counts: Mapping[ExitName, int], sign: int) -> None:
+        for name, count in counts.items():
+            self._counts[name] += sign * count
+
+
 class Service:
-    """The model behind a URL, as one device asks it. Stateless, so thread-safe.
+    """The model behind a URL, as one device asks it. Thread-safe: nothing changes but `exits`.
 
     url: http(s)://host[:port][/prefix]; key: its API key, or None for a service that asks for none. ConfigError.
     """
@@ -71,15 +105,16 @@ class Service:
         self._codec, self._cut = manifest.fallback.codec, manifest.feature
         self._label_of_token, self._tokens = manifest.classes.label_of_token, len(manifest.classes.names)
         self._requests = InferRequests(manifest.feature)
+        self.exits = OwnExits()
 
     def frame(self, feature: NDArray[np.float32]) -> bytes:
         """A feature (C, H, W) as it is sent; InvalidInput if it is not finite."""
         return encode(feature, self._codec)
 
-    def about_frame(self, frame: bytes) -> Question:
-        """What is it?"""
+    def about_frame(self, frame: bytes, told: Mapping[str, str]) -> Question:
+        """What is it? told: what goes along, of `exits`."""
         size, body = self._requests.body(frame)
-        headers = {HEADER_LENGTH: str(size), "content-type": "application/octet-stream"}
+        headers = {HEADER_LENGTH: str(size), "content-type": "application/octet-stream", **told}
         return self._question("POST", f"{self._path}/infer", headers, body, max_answer_bytes(self._tokens))
 
     def about_model(self) -> Question:

@@ -59,12 +59,15 @@ class Device:
         """
         started = time.perf_counter()
         answer, feature = self._decide(image, started)
-        if feature is not None and self._fallback is not None:
+        if self._fallback is None:
+            return answer
+        if feature is not None:
             try:
                 self._offloaded(answer, self._fallback.ask(feature))
             except FallbackError as error:
                 _degraded(answer, error)
             answer.seconds = time.perf_counter() - started
+        _count(answer, self._fallback)
         return answer
 
     async def answer_async(self, image: NDArray[Any], fallback: AsyncFallback) -> Answer:
@@ -80,6 +83,7 @@ class Device:
             except FallbackError as error:
                 _degraded(answer, error)
             answer.seconds = time.perf_counter() - started
+        _count(answer, fallback)
         return answer
 
     def _decide(self, image: NDArray[Any], started: float) -> tuple[Answer, Floats | None]:
@@ -103,3 +107,11 @@ def _degraded(answer: Answer, error: FallbackError) -> None:
     """The device's own answer stands; say why."""
     answer.degraded, answer.reason, answer.ticket = True, f"{type(error).__name__}: {error}", error.ticket
     answer.bytes_sent, answer.bytes_received = error.sent, error.received
+
+
+def _count(answer: Answer, fallback: Fallback | AsyncFallback) -> None:
+    """Tell a fallback that wants to know where the answer was made, as ours do, if that was here. What waits for the
+    cloud still is the cloud's."""
+    answered = getattr(fallback, "answered", None)
+    if answered is not None and answer.exit != "cloud" and answer.ticket is None:
+        answered(answer.exit)

@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from harmony.core.bundle import VECTORS, DeviceManifest, Exit, Fallback, write_vectors
+from harmony.core.bundle import VECTORS, DeviceManifest, Exit, ExitName, Fallback, write_vectors
 from harmony.core.scores import ScoreName
 from harmony.core.sealed import seal, sealing
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
@@ -97,6 +97,9 @@ class OverAsyncio:
 
     def ask(self, feature: Any) -> CloudAnswer:
         return self._runner.run(self._client.ask(feature))
+
+    def answered(self, exit_: ExitName) -> None:
+        self._client.answered(exit_)
 
     def flush(self, seconds: float) -> bool:
         return self._runner.run(self._client.flush(seconds))
