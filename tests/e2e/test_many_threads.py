@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import http.client
+import re
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +19,8 @@ from harmony.cloud.process import RunningService, running_service
 from harmony.core.bundle import VECTORS, CloudManifest, DeviceManifest, Exit, Fallback, write_vectors
 from harmony.core.sealed import seal, sealing
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
-from harmony.device import AsyncFallbackClient, FallbackClient
+from harmony.device import AsyncFallbackClient, Device, FallbackClient
+from harmony.device.decision import Decision
 
 CUT = FeatureSpec(channels=4, height=1, width=64)
 TOKENS, THREADS, QUESTIONS = 256, 16, 60
@@ -102,6 +107,69 @@ def test_sixteen_tasks(service: RunningService, manifest: DeviceManifest) -> Non
             await asyncio.gather(*(work(client, task) for task in range(THREADS)))
 
     asyncio.run(everybody())
+
+
+class Scripted:
+    """Leaves at exit 1, at exit 2, or not at all, by the image's first value."""
+
+    def decide(self, image: Any) -> Decision:
+        way = int(image[0, 0, 0])
+        return Decision("exit1" if way == 0 else "exit2", 0, 1.0, (0.0,), 0.0, question(7) if way == 2 else None)
+
+
+def images() -> list[Any]:
+    return [np.full((4, 4, 1), (number * 7 + number // 9) % 3, np.uint8) for number in range(QUESTIONS)]
+
+
+def counted(service: RunningService) -> Counter[str]:
+    """Where samples were answered, as the service knows it."""
+    connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=20)
+    connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {service.key}"})
+    text = connection.getresponse().read().decode()
+    connection.close()
+    told = re.findall(r'^harmony_device_exits_total{exit="(\w+)".*} (\S+)$', text, re.MULTILINE)
+    here = re.findall(r"^harmony_(rows)_total{.*} (\S+)$", text, re.MULTILINE)
+    return Counter({name.replace("rows", "cloud"): int(float(count)) for name, count in [*told, *here]})
+
+
+def test_the_service_learns_where_the_devices_of_sixteen_threads_answered(
+    service: RunningService, manifest: DeviceManifest
+) -> None:
+    before, exits = counted(service), list[str]()
+
+    def work() -> None:
+        device = Device(manifest, Scripted(), client)
+        exits.extend([device.answer(image).exit for image in images()])
+
+    with FallbackClient(service.url, service.key, manifest=manifest, deadline_s=30) as client:
+        threads = [threading.Thread(target=work) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.ask(question(0))  # tells what was answered after the last question
+    assert len(exits) == THREADS * QUESTIONS
+    assert counted(service) - before == Counter([*exits, "cloud"])
+
+
+def test_the_service_learns_where_the_devices_of_sixteen_tasks_answered(
+    service: RunningService, manifest: DeviceManifest
+) -> None:
+    before, exits = counted(service), list[str]()
+
+    async def work(client: AsyncFallbackClient) -> None:
+        device = Device(manifest, Scripted())
+        for image in images():
+            exits.append((await device.answer_async(image, client)).exit)
+
+    async def everybody() -> None:
+        async with AsyncFallbackClient(service.url, service.key, manifest=manifest, deadline_s=30) as client:
+            await asyncio.gather(*(work(client) for _ in range(THREADS)))
+            await client.ask(question(0))
+
+    asyncio.run(everybody())
+    assert len(exits) == THREADS * QUESTIONS
+    assert counted(service) - before == Counter([*exits, "cloud"])
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
