@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,24 @@ def _expected(bundles: Path, data: Dataset) -> list[int]:
         else:
             labels.append(answer.label)
     return labels
+
+
+def test_the_python_of_the_readme_runs(bundles: Path, service: str, data: Dataset, tmp_path: Path) -> None:
+    """As it stands there, but for the image, the folder, the address and the key."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    places = {"bundles/client-000": str(bundles / "client-000"), "http://127.0.0.1:8080": service, "KEY": KEY}
+    for shown, here in places.items():
+        assert f'"{shown}"' in block
+        block = block.replace(f'"{shown}"', repr(here))
+    device = Device.open(bundles / "client-000")
+    for exit_ in ("exit2", "cloud"):
+        image = next(one for one in data.x_test if device.answer(one).would_offload == (exit_ == "cloud"))
+        np.save(tmp_path / "image.npy", image)
+        program = f"import numpy; image = numpy.load({str(tmp_path / 'image.npy')!r})\n{block}"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        name, *rest = done.stdout.rsplit(maxsplit=2)
+        assert (name in data.class_names, rest, done.stderr) == (True, [exit_, "False"], "")
 
 
 def test_a_wrong_key_is_named_before_the_stream_starts(
