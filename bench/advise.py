@@ -2,20 +2,26 @@
 
 A rule is chosen by its accuracy on one half of the images and reported by the other. A time is within the budget if the
 prediction is; with `sure`, only if the upper end of its range is.
+
+Times are the sweep's. Where Arm instructions were counted for every client of a choice, its times come from those
+instead, all of them: no choice has times of two tiers, and each says of which they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from harmony.bench.arm.results import ArmResult
 from harmony.bench.devices import Device, find_device
 from harmony.bench.links import Link, find_link
 from harmony.bench.results import Precision, Regime, Tier
 from harmony.bench.sweep.choices import Choice, Kind, choices
 from harmony.bench.sweep.combine import cases
+from harmony.bench.sweep.counted import Counted, counted
 from harmony.bench.sweep.schema import Strategy, SweepResult
 from harmony.core.bundle import EngineName
 from harmony.core.errors import ConfigError
@@ -63,44 +69,58 @@ class Verdict(Frozen):
     choice: Choice
 
 
+class Basis(Frozen):
+    """Where the times of a tier come from."""
+
+    tier: Tier
+    calibration: str
+
+
 class Advice(Frozen):
-    """Answer of `harmony advise`, as its --json prints it. best: None if nothing fits; architectures: those with
-    anything that fits, best first, as `harmony train --arch` takes them."""
+    """Answer of `harmony advise`, as its --json prints it. bases: one a tier that any choice's times are of; best: None
+    if nothing fits; architectures: those with anything that fits, best first, as `harmony train --arch` takes them;
+    unused: counts that were given and not used, and why."""
 
     FORMAT: ClassVar[str] = "harmony-advice"
 
     format: Literal["harmony-advice"] = "harmony-advice"
     format_version: Literal[2] = 2
-    tier: Tier
+    bases: tuple[Basis, ...]
     question: Question
-    calibration: str
     best: Choice | None
     architectures: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    unused: tuple[str, ...] = ()
 
 
-def advise(result: SweepResult, question: Question) -> Advice:
-    """ConfigError for an unknown device or link, or a ρ or regime that was not measured."""
+def advise(result: SweepResult, question: Question, arm: Mapping[Path, ArmResult] | None = None) -> Advice:
+    """arm: records of `harmony bench arm`. ConfigError for an unknown device or link, a ρ or regime that was not
+    measured, or records of which nothing can be used."""
     device, link = find_device(question.device), None if question.link is None else find_link(question.link)
+    _require_measured(result, question, arm)
+    counts = counted(result, arm, device) if arm else None
     found = _choices(result, question, device, link)
+    unused = () if counts is None else counts.unused
+    if counts is not None:
+        found, partly = _counted_first(found, _choices(counts.result, question, device, link))
+        unused += partly
     fitting = [one for one in found if not broken(one, question)]
     best = max(fitting, key=_merit, default=None)
     groups: dict[Kind, list[Choice]] = {}
     for one in found:
         groups.setdefault(one.kind, []).append(one)
     verdicts = sorted((_verdict(group, best, question) for group in groups.values()), key=_order)
-    row = device.reference
     return Advice(
-        tier=result.tier,
+        bases=_bases(result, device, counts, {one.tier for one in found}),
         question=question,
-        calibration=f"{row.model} {row.ms:g} ms, {row.engine}, {row.precision}, {row.threads} thread ({row.source})",
         best=best,
         architectures=tuple(dict.fromkeys(one.architecture for one in sorted(fitting, key=_merit, reverse=True))),
         verdicts=tuple(verdicts),
+        unused=unused,
     )
 
 
-def _choices(result: SweepResult, question: Question, device: Device, link: Link | None) -> list[Choice]:
+def _require_measured(result: SweepResult, question: Question, arm: Mapping[Path, ArmResult] | None) -> None:
     if question.rho not in result.settings.rhos:
         known = ", ".join(f"{one:g}" for one in result.settings.rhos)
         raise ConfigError(f"ρ = {question.rho:g} was not measured", where="--rho", mend=f"choose from {known}")
@@ -108,13 +128,40 @@ def _choices(result: SweepResult, question: Question, device: Device, link: Link
         raise ConfigError(
             f"the {question.regime} regime was not measured", where="--regime", mend="sweep with --sparse"
         )
+    if arm and question.regime != "hot":
+        raise ConfigError("instructions know no pauses", where="--arm", mend="leave it out, or ask for --regime hot")
+
+
+def _choices(result: SweepResult, question: Question, device: Device, link: Link | None) -> list[Choice]:
     rows = cases(result, devices=[device], links=[link] if link else [], rhos=[question.rho], regime=question.regime)
     return choices(one for one in rows if question.images or one.strategy != "cloud-image")
 
 
-def _merit(one: Choice) -> tuple[float, float]:
-    """More accurate first, then quicker."""
-    return one.choice, -one.p90.value
+def _counted_first(timed: Sequence[Choice], exact: Sequence[Choice]) -> tuple[list[Choice], tuple[str, ...]]:
+    """The choices, by counts where all clients of one have them; and which have them for some clients only."""
+    whole = {(one.kind, one.rule): one for one in exact}
+    found, partly = [], []
+    for one in timed:
+        other = whole.get((one.kind, one.rule), one)
+        found.append(other if other.clients == one.clients else one)
+        if other.clients < one.clients:
+            partly.append(f"{one.architecture}: counts are there for {other.clients} of {one.clients} clients only")
+    return found, tuple(dict.fromkeys(partly))
+
+
+def _bases(result: SweepResult, device: Device, counts: Counted | None, tiers: set[Tier]) -> tuple[Basis, ...]:
+    row = device.reference
+    published = f"{row.model} {row.ms:g} ms, {row.engine}, {row.precision}, {row.threads} thread ({row.source})"
+    found = [Basis(tier=result.tier, calibration=published)]
+    if counts is not None:
+        found.append(Basis(tier=counts.result.tier, calibration=counts.calibration))
+    return tuple(one for one in found if one.tier in tiers)
+
+
+def _merit(one: Choice) -> tuple[float, bool, float]:
+    """More accurate first; then what was counted, since times of two tiers are not to be held against each other; then
+    quicker."""
+    return one.choice, one.tier == "arm-instructions", -one.p90.value
 
 
 def broken(one: Choice, question: Question) -> list[str]:
@@ -150,8 +197,10 @@ def _verdict(group: Sequence[Choice], best: Choice | None, question: Question) -
 def _behind(chosen: Choice, best: Choice | None) -> str:
     assert best is not None  # noqa: S101  (something fits)
     points = 100 * (best.choice - chosen.choice)
-    less = f"{points:.1f} points less accurate" if points >= 0.05 else "as accurate but slower"
-    return f"fits, but is {less} on the images to choose by"
+    if points >= 0.05:
+        return f"fits, but is {points:.1f} points less accurate on the images to choose by"
+    less = "but slower" if chosen.tier == best.tier else f"by times of {chosen.tier}"
+    return f"fits, as accurate on the images to choose by, {less}"
 
 
 def _order(verdict: Verdict) -> tuple[bool, bool, float]:

@@ -34,6 +34,10 @@ def advise(
     rho: Annotated[float, typer.Option(help="Images of other classes for each own one, as swept.")] = 1.0,
     regime: Annotated[Literal["hot", "sparse"], typer.Option(help="Call after call, or with pauses.")] = "hot",
     sure: Annotated[bool, typer.Option("--sure", help="Hold the upper end of every range to the limit.")] = False,
+    arm: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE.json", help="Counts of `harmony bench arm --out`, in place of times; repeatable."),
+    ] = None,
     images: Annotated[
         bool, typer.Option("--allow-images", help="Images themselves may be sent, not only features.")
     ] = False,
@@ -46,13 +50,16 @@ def advise(
     harmony advise runs/sweep --device pixel-3a --link lte --p90 30ms --max-memory 32MiB
     harmony advise runs/sweep --device cortex-a53 --median 5ms          the device alone
     harmony advise runs/sweep --device pixel-2 --link wifi --p90 40ms --sure --json
+    harmony advise runs/sweep --device pixel-3a --link lte --arm counts.json
 
     Devices and links need not be those of the sweep: everything is combined anew. Accuracies are of images that no
-    threshold was chosen on.
+    threshold was chosen on. Counted instructions are far closer than times of another processor; each answer says
+    which it is by.
     """
     require("bench")
     from harmony.bench.advise import Budget, Question
     from harmony.bench.advise import advise as answer
+    from harmony.bench.arm.compare import read_arm
     from harmony.bench.quantities import seconds, size
     from harmony.bench.sweep.files import read_sweep
     from harmony.cli.output import print_json
@@ -67,7 +74,7 @@ def advise(
         offload=max_offload,
     )
     question = Question(device=device, link=link, rho=rho, regime=regime, budget=budget, images=images, sure=sure)
-    advice = answer(read_sweep(results), question)
+    advice = answer(read_sweep(results), question, {path: read_arm(path) for path in arm or ()})
     if as_json:
         print_json(advice.model_dump(mode="json"))
     else:
@@ -79,9 +86,12 @@ def advise(
 def _print(advice: Advice) -> None:
     question, best = advice.question, advice.best
     over = f" over {question.link}" if question.link else ""
-    typer.echo(
-        f"{question.device}{over}, ρ = {question.rho:g}, {question.regime}; {advice.tier}; {advice.calibration}\n"
-    )
+    typer.echo(f"{question.device}{over}, ρ = {question.rho:g}, {question.regime}")
+    for basis in advice.bases:
+        typer.echo(f"{basis.tier}: {basis.calibration}")
+    for line in advice.unused:
+        typer.echo(f"not used: {line}")
+    typer.echo()
     if best is None:
         typer.echo("nothing fits\n")
     else:
@@ -89,7 +99,7 @@ def _print(advice: Advice) -> None:
             f"take   {best.architecture} in {best.engine}, {best.precision}, trained by {best.method}: {best.rule}\n"
             f"gives  {100 * best.accuracy:.1f} % accuracy, {100 * best.offloaded:.0f} % of images to the cloud, "
             f"{100 * best.offload_id:.1f} % of own ones\n"
-            f"costs  p90 {_range(best.p90)}, median {_range(best.median)}; "
+            f"costs  p90 {_range(best.p90)}, median {_range(best.median)}, by {best.tier}; "
             f"{best.peak_bytes / 2**20:.1f} MiB, {best.sent_bytes:.0f} B sent an image\n"
             f"score  exit 1 {_span(best.thresholds[0])}, exit 2 {_span(best.thresholds[1])}{_held(best)}\n"
             f"train  harmony train {' '.join(f'--arch {name}' for name in advice.architectures)}{_promise(best)}\n"
@@ -97,7 +107,8 @@ def _print(advice: Advice) -> None:
     for one in advice.verdicts:
         what = f"{one.architecture} {one.engine} {one.precision}, {one.method}: {one.rule}"
         figures = f"{100 * one.choice.accuracy:5.1f} %  p90 {1000 * one.choice.p90.value:.3g} ms"
-        typer.echo(f"{'+' if one.fits else '-'} {figures:24} {what}\n    {one.reason}")
+        tier = f" [{one.choice.tier}]" if len(advice.bases) > 1 else ""
+        typer.echo(f"{'+' if one.fits else '-'} {figures:24} {what}{tier}\n    {one.reason}")
 
 
 def _held(best: Choice) -> str:

@@ -6,7 +6,6 @@ so that everything leaves at exit 1, then that nothing does, and noise is answer
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from harmony.bench.arm.environment import ArmEnvironment, open_environment
 from harmony.bench.arm.results import ArmResult, BundleCount, PathCount
 from harmony.bench.devices import Device
 from harmony.bench.host import Watch
+from harmony.bench.programs import digest_of_programs, read_programs
 from harmony.core.bundle import DeviceManifest, EngineName, open_device_bundle
 from harmony.core.errors import ConfigError, EngineError, EngineUnavailable
 from harmony.core.sealed import MANIFEST, files_of, read_sealed
@@ -83,7 +83,7 @@ def _count(bundle: Path, core: Core, engine: EngineName, place: _Place) -> Bundl
     manifest = open_device_bundle(bundle)
     if engine not in manifest.engines:
         raise EngineUnavailable(f"has no files for {engine}", where=bundle, mend=_EXPORT[engine])
-    programs = {name: read_sealed(bundle, manifest, name) for name in manifest.engines[engine].values()}
+    programs = read_programs(bundle, manifest, engine)
     with tempfile.TemporaryDirectory(prefix="harmony-arm-") as work:
         for name, content in programs.items():
             (Path(work) / name).write_bytes(content)
@@ -98,7 +98,7 @@ def _count(bundle: Path, core: Core, engine: EngineName, place: _Place) -> Bundl
         engine=engine,
         precision=manifest.precision,
         core=core.name,
-        program=hashlib.sha256(b"".join(programs[name] for name in sorted(programs))).hexdigest(),
+        program=digest_of_programs(programs),
         opening=opening,
         paths=tuple(paths),
     )

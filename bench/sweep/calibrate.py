@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from harmony.bench.child import run_module
-from harmony.bench.devices import DEVICES, REFERENCE
+from harmony.bench.devices import DEVICES, REFERENCE, Device
 from harmony.bench.reference import MODELS, reference_bundle
 from harmony.bench.statistics import summarise
 from harmony.bench.sweep.order import Models, ModelTimes
@@ -58,8 +58,9 @@ def to_calibration(engine: EngineName, runtime: Runtime, found: ModelTimes) -> C
     )
 
 
-def checks_of(costs: dict[str, float]) -> tuple[Checked, ...]:
-    """Every published figure of another model than the reference. costs: of each model, in multiples of it."""
+def checks_of(costs: Mapping[str, float], devices: Iterable[Device] | None = None) -> tuple[Checked, ...]:
+    """Every published figure of another model than the reference. costs: of each model, in multiples of it; devices:
+    all that are known, if None."""
     return tuple(
         Checked(
             device=device.name,
@@ -67,7 +68,7 @@ def checks_of(costs: dict[str, float]) -> tuple[Checked, ...]:
             published_s=row.ms / 1000,
             predicted_s=costs[row.model] * device.reference.ms / 1000,
         )
-        for device in DEVICES.values()
+        for device in (DEVICES.values() if devices is None else devices)
         for row in device.checks
         if row.model in costs
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
-from harmony.bench.results import Precision
+from harmony.bench.results import Precision, Tier
 from harmony.bench.sweep.combine import Case
 from harmony.bench.sweep.schema import Strategy
 from harmony.core.bundle import EngineName
@@ -32,7 +32,7 @@ class Ranged(Frozen):
 
 
 class Choice(Frozen):
-    """One way to build and run a device, at one ρ on one device class over one link.
+    """One way to build and run a device, at one ρ on one device class over one link. tier: of its times.
 
     budget: what the rule promises, see Rule; clients: how many devices of the sweep have this architecture; accuracy
     and choice (the other half of the images, which a rule is chosen by), bytes and offload rate (offload_id: of own
@@ -40,6 +40,7 @@ class Choice(Frozen):
     thresholds: of exit 1 and exit 2, lowest to highest among the clients, None where there is none.
     """
 
+    tier: Tier
     method: str
     architecture: str
     engine: EngineName
@@ -80,6 +81,7 @@ def choices(cases: Iterable[Case]) -> list[Choice]:
 def _choice(group: Sequence[Case]) -> Choice:
     first = group[0]
     return Choice(
+        tier=first.tier,
         method=first.method,
         architecture=first.architecture,
         engine=first.engine,

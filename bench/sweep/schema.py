@@ -33,6 +33,7 @@ from harmony.bench.results import (
     Versioned,
 )
 from harmony.core.bundle import EngineName
+from harmony.core.sealed import Sha256
 from harmony.core.spec import Frozen
 from harmony.core.wire import Codec
 
@@ -126,10 +127,10 @@ class Point(Frozen):
 class Unit(Frozen):
     """One device bundle under one engine.
 
-    runtime: what ran the engine's files; threads: of it; macs: multiply-accumulates
-    until exit 1 and exit 2, None where no ONNX graph tells; first_cost: of opening the bundle and answering once, in
-    multiples of the reference; request_bytes, answer_bytes: HTTP bodies of one offload, headers apart; cloud: the key
-    of its back end in `clouds`, None without one.
+    runtime: what ran the engine's files; threads: of it; program: SHA-256 of those files, in the order of their names;
+    macs: multiply-accumulates until exit 1 and exit 2, None where no ONNX graph tells; first_cost: of opening the
+    bundle and answering once, in multiples of the reference; request_bytes, answer_bytes: HTTP bodies of one
+    offload, headers apart; cloud: the key of its back end in `clouds`, None without one.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Unit(Frozen):
     threads: Literal[1] = 1
     precision: Precision
     parameters: Count
+    program: Sha256
     macs: tuple[Count, Count] | None
     file_bytes: Count
     memory: Memory
@@ -156,6 +158,12 @@ class Unit(Frozen):
     answer_bytes: Count
     cloud: str | None
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """All that decides a graph: units of one differ in their weights alone. A gate makes a difference of MACs."""
+        return (self.architecture, len(self.own_classes), self.macs, self.dataset, self.engine, self.runtime,
+                self.precision, self.codec, self.parameters)  # fmt: skip
 
     @property
     def shipped(self) -> Point:

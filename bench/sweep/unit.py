@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from harmony.bench.child import run_module
 from harmony.bench.devices import REFERENCE
 from harmony.bench.plan import Target
+from harmony.bench.programs import digest_of_programs, read_programs
 from harmony.bench.reference import reference_bundle
 from harmony.bench.statistics import ratio, summarise
 from harmony.bench.stream import run_stream
@@ -72,6 +73,7 @@ def measure_unit(task: Task, settings: SweepSettings, work: Path) -> Measured:
         runtime=task.runtime,
         precision=manifest.precision,
         parameters=manifest.parameters,
+        program=digest_of_programs(read_programs(target.folder, manifest, task.engine)),
         macs=_macs(target),
         file_bytes=sum(manifest.files[file].size for file in manifest.engines[task.engine].values()),
         memory=peak_memory(task, work),
@@ -112,24 +114,18 @@ def pooled(found: Sequence[Measured], later: Sequence[Sequence[Timed]]) -> tuple
     """Units with the costs of all processes of their shape. later: times of each unit's further processes."""
     shapes: dict[tuple[object, ...], list[Timed]] = {}
     for one, more in zip(found, later, strict=True):
-        shapes.setdefault(_shape(one.unit), []).extend([*one.times, *more])
+        shapes.setdefault(one.unit.shape, []).extend([*one.times, *more])
     return tuple(
         one.unit.model_copy(
             update={
                 "costs": tuple(
-                    to_costs([timed for timed in shapes[_shape(one.unit)] if timed.regime == costs.regime])
+                    to_costs([timed for timed in shapes[one.unit.shape] if timed.regime == costs.regime])
                     for costs in one.unit.costs
                 )
             }
         )
         for one in found
     )
-
-
-def _shape(unit: Unit) -> tuple[object, ...]:
-    """All that decides a graph; the gate's heads make a difference of MACs."""
-    return (unit.architecture, len(unit.own_classes), unit.macs, unit.dataset, unit.engine, unit.runtime,
-            unit.precision, unit.codec, unit.parameters)  # fmt: skip
 
 
 def to_costs(times: Sequence[Timed]) -> RegimeCosts:
@@ -176,5 +172,6 @@ def _macs(target: Target) -> tuple[int, int] | None:
     from harmony.bench.sweep.macs import macs  # noqa: PLC0415  (imports onnx)
 
     roles = target.manifest.engines["onnxruntime"]
-    first, second = (macs((target.folder / roles[role]).read_bytes()) for role in ("exit1", "exit2"))
+    programs = read_programs(target.folder, target.manifest, "onnxruntime")
+    first, second = (macs(programs[roles[role]]) for role in ("exit1", "exit2"))
     return first, first + second

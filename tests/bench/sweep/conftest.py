@@ -56,8 +56,9 @@ def make_unit(**changed: Any) -> Unit:
     fields: dict[str, Any] = {
         "name": "client-000", "run": "made-up", "method": "harmony", "client": 0, "architecture": "resnet-w16-d1",
         "dataset": "fashion-mnist-mini", "own_classes": ("Shirt", "Bag"), "engine": "onnxruntime",
-        "runtime": "onnxruntime", "precision": "fp32", "parameters": 50_000, "macs": (1_000_000, 3_000_000),
-        "file_bytes": 160_000, "memory": Memory(peak_bytes=70 << 20, process="python"), "first_cost": 2.0,
+        "runtime": "onnxruntime", "precision": "fp32", "parameters": 50_000, "program": "0" * 64,
+        "macs": (1_000_000, 3_000_000), "file_bytes": 160_000, "first_cost": 2.0,
+        "memory": Memory(peak_bytes=70 << 20, process="python"),
         "costs": (RegimeCosts(regime="hot", paths=paths),), "codec": "int8-zstd", "frame_bytes": 1000,
         "image_bytes": 784, "request_bytes": 1200, "answer_bytes": 300, "cloud": "cloud-1",
         "points": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,8 @@ def _numbers_are_those_of_the_programs(federation: Any, settings: SweepSettings,
         paths = {path.path: path for path in one.costs[0].paths}
         assert 0 < paths["exit1"].rounds.median < paths["exit2"].rounds.median < paths["send"].rounds.median
         assert one.macs == (49 * 3, 2 * 49 * 3)
+        programs = b"".join((target.folder / name).read_bytes() for name in ("exit1.onnx", "exit2.onnx"))
+        assert one.program == hashlib.sha256(programs).hexdigest()
         assert (one.precision, one.memory.process) == ("fp32", "python")
         assert 10 << 20 < one.memory.peak_bytes < 200 << 20
 
