@@ -1,58 +1,102 @@
-"""`harmony bench limits`: a bundle in the native runner, in a memory cgroup."""
+"""`harmony bench limits`: a bundle with so much memory, or so much of a CPU, for real."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from harmony.cli.extras import require
 
 if TYPE_CHECKING:
-    from harmony.bench.limits import Outcome
+    from harmony.bench.limits_results import CpuRun, MemoryRun
 
 
 def limits(
-    bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE…", help="Device bundles with an ExecuTorch program.")
-    ],
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE…", help="Device bundles.")],
     *,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="One limit, for example 16MiB; else the smallest is looked for.")
     ] = None,
     step: Annotated[str, typer.Option(metavar="SIZE", help="How close to come to the smallest.")] = "256KiB",
-    as_json: Annotated[bool, typer.Option("--json", help="Every run as JSON.")] = False,
+    cpu: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of one CPU, instead of memory, for example 0.25.")
+    ] = None,
+    engine: Annotated[
+        Literal["native", "onnxruntime", "executorch"], typer.Option(help="With --cpu: what runs the front end.")
+    ] = "native",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document.")] = False,
 ) -> None:
-    """Hold the native runner to so much memory for real: does it answer, or does the kernel end it? Needs root.
+    """Hold a device process to so much memory, or so much of a CPU, for real. Needs root, and cgroups.
 
     \b
-    sudo harmony bench limits bundles/client-000 --memory 16MiB
+    sudo harmony bench limits bundles/client-000 --memory 16MiB   does it answer, or does the kernel end it?
     sudo harmony bench limits bundles/client-*                    the smallest limit of each
+    sudo harmony bench limits bundles/client-000 --cpu 0.25       a quarter of a CPU
 
-    Exit code 1 if a bundle does not answer under --memory.
+    Memory is the native runner's. A CPU quota is refused where it is not faithful: for answers of less than 5 ms, which
+    run at full speed and then stall. Exit code 1 if a bundle does not answer under --memory.
     """
     require("bench")
+    from harmony.core.errors import ConfigError
+
+    if cpu is not None and memory is not None:
+        raise ConfigError("is held apart from --memory", where="--cpu", mend="give one of them, then the other")
+    if cpu is not None:
+        _cpu(bundles, cpu, engine, as_json=as_json)
+    else:
+        _memory(bundles, memory, step, as_json=as_json)
+
+
+def _memory(bundles: list[Path], memory: str | None, step: str, *, as_json: bool) -> None:
+    from harmony.bench.host import Watch
     from harmony.bench.limits import run_limited, smallest
     from harmony.bench.quantities import size
-    from harmony.cli.output import print_json
 
-    found: list[Outcome] = []
+    found: list[MemoryRun] = []
+    close, watch = int(size(step, "--step")), Watch()
+    limit = None if memory is None else int(size(memory, "--memory"))
     with tempfile.TemporaryDirectory(prefix="harmony-limits-") as folder:
         for bundle in bundles:
             image = _image(bundle, Path(folder))
-            if memory is not None:
-                found.append(run_limited(bundle, image, int(size(memory, "--memory"))))
+            if limit is not None:
+                found.append(run_limited(bundle, image, limit))
             else:
-                runs = smallest(bundle, image, step=int(size(step, "--step")))
+                runs = smallest(bundle, image, step=close)
                 found.append([one for one in runs if one.result == "answered"][-1])
     if as_json:
-        print_json([one.model_dump(mode="json") for one in found])
+        _print_json(watch, memory=tuple(found))
     else:
-        _print(found, smallest_=memory is None)
+        _print_memory(found, smallest_=memory is None)
     if any(one.result != "answered" for one in found):
         raise typer.Exit(1)
+
+
+def _cpu(bundles: list[Path], share: float, engine: Literal["native", "onnxruntime", "executorch"], *,
+         as_json: bool) -> None:  # fmt: skip
+    from harmony.bench.host import Watch
+    from harmony.bench.quota import run_with_share
+
+    watch = Watch()
+    found = [run_with_share(bundle, share, engine=engine) for bundle in bundles]
+    if as_json:
+        _print_json(watch, cpu=tuple(found))
+    else:
+        _print_cpu(found)
+
+
+def _print_json(watch: object, **runs: object) -> None:
+    from importlib.metadata import version
+
+    from harmony.bench.host import Watch
+    from harmony.bench.limits_results import LimitsResult
+    from harmony.cli.output import print_json
+
+    assert isinstance(watch, Watch)  # noqa: S101  (imported late, so that --help stays quick)
+    result = LimitsResult.model_validate({"harmony_version": version("harmony-sfl"), "host": watch.host()} | runs)
+    print_json(result.model_dump(mode="json"))
 
 
 def _image(bundle: Path, folder: Path) -> Path:
@@ -70,7 +114,7 @@ def _image(bundle: Path, folder: Path) -> Path:
     return path
 
 
-def _print(found: list[Outcome], *, smallest_: bool) -> None:
+def _print_memory(found: list[MemoryRun], *, smallest_: bool) -> None:
     from harmony.cli.output import print_table
 
     def mib(value: int | None) -> str:
@@ -80,3 +124,23 @@ def _print(found: list[Outcome], *, smallest_: bool) -> None:
     rows = [(one.bundle, mib(one.limit_bytes), one.result, mib(one.charged_bytes), mib(one.peak_rss_bytes))
             for one in found]  # fmt: skip
     print_table(title, ("bundle", "limit", "result", "charged", "resident"), rows)
+
+
+def _print_cpu(found: list[CpuRun]) -> None:
+    from harmony.cli.output import print_table
+
+    first = found[0]
+    title = (
+        f"{first.share:g} of a CPU ({first.quota_us} µs of every {first.period_us}), cgroup v{first.version}, "
+        f"{first.engine}, hot, 1 thread (ms)"
+    )
+    rows = [
+        (
+            one.bundle, one.exit, f"{1000 * one.work.median:.2f}", f"{1000 * one.full.median:.2f}",
+            f"{1000 * one.held.median:.1f}", f"{1000 * one.held.p90:.1f}", f"{1000 * one.held.p99:.1f}",
+            f"{one.stretch.median:.2f} ({one.stretch.low:.2f} … {one.stretch.high:.2f})",
+        )
+        for one in found
+    ]  # fmt: skip
+    columns = ("bundle", "exit", "CPU", "full", "held p50", "p90", "p99", "held / (CPU / share)")
+    print_table(title, columns, rows)
