@@ -91,7 +91,9 @@ def export(
                 raise ConfigError("--module is exported in fp32", where="--precision", mend="leave it away")
             if run is not None or tar:
                 raise ConfigError("--module stands instead of RUN, and writes folders", mend="harmony bundle pack")
-            job = own_module(module, weights, data, own=own, scale=scale, data_dir=data_dir)
+            job = own_module(
+                module, weights, data, own=own, scale=scale, data_dir=data_dir, trainable=cast("Trainable", trainable)
+            )
             reports = export_own(job, out, formats=chosen, keys=keys, index=_one(client), on_event=on_event)
         elif run is None:
             raise ConfigError("nothing to export", mend="name a RUN, or a --module")

@@ -175,6 +175,6 @@ def _notes(outcome: Outcome) -> Iterator[str]:
     if not outcome.adopted:
         return
     if outcome.dropped:
-        yield f"left out, since its program cannot be changed here: {', '.join(outcome.dropped)}"
+        yield f"left out, since its program cannot be changed and checked here: {', '.join(outcome.dropped)}"
     if outcome.was_signed and not outcome.signed:
         yield "NOT SIGNED: the version before was; a device that asks for a signature refuses this one (add --key)"

@@ -47,7 +47,7 @@ class Head(Frozen):
 class Training(Frozen):
     """Programs that a device learns with. head: by engine; front_end: of ONNX Runtime, None where it was not asked for.
 
-    embedding: numbers that a head looks at.
+    embedding: numbers that a head looks at; those of a head that looks at fewer are filled up with zeros.
     """
 
     head: Annotated[dict[StepEngine, FileName], Field(min_length=1)]

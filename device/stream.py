@@ -34,6 +34,7 @@ from harmony.core.sealed import write_atomically
 from harmony.device.answer import Answer, Fallback
 from harmony.device.decision import ThresholdChoice, with_threshold
 from harmony.device.engine import EngineChoice, open_engine
+from harmony.device.memory import peak_bytes
 from harmony.device.runner import Device
 
 if TYPE_CHECKING:
@@ -73,20 +74,12 @@ def run(options: argparse.Namespace) -> None:
         "engine": options.engine,
         "server": options.server,
         "samples": columns,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": peak_bytes(),
         "cpu_seconds": time.process_time(),
         "torch_loaded": torch_loaded,
         "versions": _versions(options.engine, manifest),
     }
     write_atomically(options.out, json.dumps(report, allow_nan=False).encode())
-
-
-def peak_rss_bytes() -> int:
-    """Most memory that this process ever had in RAM, shared libraries included. Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise EngineError("the kernel does not report VmHWM", where="/proc/self/status")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -81,10 +81,8 @@ def write_client(
     with writing(place) as draft:
         engines = [add_engine(draft, network, one, vectors, who=f"client {client.index}") for one in blueprints]
         write_vectors(draft / VECTORS, vectors)
-        for name, program in (learning.files if learning else {}).items():
-            (draft / name).write_bytes(program)
-        manifest = device_manifest(source, client, blueprints, parameters(network))
-        seal(draft, manifest.model_copy(update={"training": learning.training if learning else None}), keys)
+        write_learning(draft, learning)
+        seal(draft, device_manifest(source, client, blueprints, parameters(network), learning), keys)
     return ExportReport(
         bundle=place, client=client.index, architecture=str(client.architecture), parameters=parameters(network),
         engines=tuple(engines), kept=False, seconds=time.perf_counter() - started,
@@ -150,6 +148,12 @@ def add_engine(
     return EngineReport(engine, sizes, error, delegated, time.perf_counter() - started)
 
 
+def write_learning(draft: Path, learning: Programs | None) -> None:
+    """Write what a device learns with, if it does."""
+    for name, program in (learning.files if learning else {}).items():
+        (draft / name).write_bytes(program)
+
+
 def outputs(vectors: Vectors) -> dict[str, tuple[str, ...]]:
     """The outputs of each method, in order, where these are all of them."""
     gated = "gate1" in vectors
@@ -171,9 +175,9 @@ def _features(source: Source, images: NDArray[np.float32]) -> NDArray[np.float32
 
 
 def device_manifest(
-    source: Source, client: ClientRecord, blueprints: Sequence[Blueprint], count: int
+    source: Source, client: ClientRecord, blueprints: Sequence[Blueprint], count: int, learning: Programs | None
 ) -> DeviceManifest:
-    """What a client's bundle says of itself. count: of weights."""
+    """What a client's bundle says of itself. count: of weights; learning: what the device may learn with."""
     origin = source.manifest
     return DeviceManifest(
         harmony_version=version("harmony-sfl"),
@@ -193,6 +197,7 @@ def device_manifest(
         tolerance=TOLERANCE,
         parameters=count,
         checkpoint=source.hash,
+        training=learning.training if learning else None,
     )
 
 

@@ -25,7 +25,7 @@ from harmony.core.models import FrontEnd
 from harmony.core.scores import Floats, score
 from harmony.core.sealed import seal
 from harmony.core.signing_keys import SecretKey
-from harmony.export.bundles import ENGINE_OF, FILES, Source, device_manifest, outputs, writing
+from harmony.export.bundles import ENGINE_OF, FILES, Source, device_manifest, outputs, write_learning, writing
 from harmony.export.client_images import ClientImages, RunImages
 from harmony.export.executorch_program import ROLE
 from harmony.export.int8_executorch import quantise_executorch
@@ -34,6 +34,7 @@ from harmony.export.lowering import Blueprint
 from harmony.export.networks import front_end, parameters
 from harmony.export.parity import Vectors, compare, front_end_vectors, run_executorch, run_onnx
 from harmony.export.report import EngineReport, ExportReport
+from harmony.export.training import Programs
 
 MIN_AGREEMENT = 0.99
 FARTHEST = Tolerance(absolute=1.0, relative=1.0)
@@ -72,6 +73,7 @@ def write_int8_client(
     *,
     int8: Int8,
     keys: Sequence[SecretKey] = (),
+    learning: Programs | None = None,
 ) -> ExportReport:
     """As `write_client`, with 8 bits. ParityFailed where an exit says something else of too many images."""
     started = time.perf_counter()
@@ -82,7 +84,8 @@ def write_int8_client(
         subject = _Subject(f"client {client.index}", draft, network, vectors, mine, int8.min_agreement)
         made = [_add(subject, one) for one in blueprints]
         write_vectors(draft / VECTORS, vectors)
-        manifest = device_manifest(source, client, blueprints, parameters(network))
+        write_learning(draft, learning)
+        manifest = device_manifest(source, client, blueprints, parameters(network), learning)
         worst = max(one.report.max_error for one in made)
         changes = {
             "precision": "int8",

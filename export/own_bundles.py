@@ -25,12 +25,14 @@ from harmony.core.scores import Floats, ScoreName, score
 from harmony.core.sealed import seal
 from harmony.core.signing_keys import SecretKey
 from harmony.core.spec import ClassMap, FeatureSpec, ImageSpec
-from harmony.export.bundles import ENGINE_OF, FILES, TOLERANCE, add_back_end, add_engine, writing
+from harmony.export.bundles import ENGINE_OF, FILES, TOLERANCE, add_back_end, add_engine, write_learning, writing
 from harmony.export.lowering import Blueprint
 from harmony.export.networks import Answers
 from harmony.export.own import Contract, OwnFrontEnd, back_end_of, front_end_of, load_own
+from harmony.export.own_training import own_training
 from harmony.export.parity import Vectors, back_end_vectors, front_end_vectors
-from harmony.export.report import ExportReport, Format, OnEvent
+from harmony.export.report import ExportReport, Format, OnEvent, check_formats
+from harmony.export.training import Programs, Trainable, check_trainable
 
 METHOD = "own"
 CALIBRATION_IMAGES, VECTORS_PER_BUNDLE, BATCH = 2000, 8, 32
@@ -46,7 +48,8 @@ class Calibrated(NamedTuple):
 
 class OwnModule(NamedTuple):
     """What is exported. module: package:factory; own: labels of the device's own classes, ascending; image: how images
-    are scaled, None for the data's own mean and deviation; score: None for own_mass where there is a gate, or entropy.
+    are scaled, None for the data's own mean and deviation; score: None for own_mass where there is a gate, or entropy;
+    trainable: whether a device may make the heads personal, which needs the ONNX files.
     """
 
     module: str
@@ -57,6 +60,7 @@ class OwnModule(NamedTuple):
     score: ScoreName | None = None
     pass1: float = ExitConfig().pass1
     offload: float = ExitConfig().offload
+    trainable: Trainable = "head"
 
 
 def own_module(
@@ -67,6 +71,7 @@ def own_module(
     own: str | None = None,
     scale: str | None = None,
     data_dir: Path | None = None,
+    trainable: Trainable = "head",
 ) -> OwnModule:
     """What to export, out of words. own: names or labels of classes, `cat,dog`; scale: `mean,…/std,…` of values in 0…1.
 
@@ -74,7 +79,8 @@ def own_module(
     """
     found = load(data, data_dir=data_dir)
     image = found.image_spec()
-    return OwnModule(module, weights, found, _labels(own, found.class_names), _scaled(image, scale) if scale else image)
+    image = _scaled(image, scale) if scale else image
+    return OwnModule(module, weights, found, _labels(own, found.class_names), image, trainable=trainable)
 
 
 def _labels(text: str | None, names: Sequence[str]) -> tuple[int, ...]:
@@ -116,6 +122,8 @@ def export_own(
     Thresholds are split-conformal on training images of the own classes: let the module not have learnt from those.
     ConfigError, ArtifactError, RunExists, EngineError, EngineUnavailable, ParityFailed.
     """
+    formats = check_formats(formats)
+    learns = check_trainable(job.trainable, formats, whole="of a user's own")
     network, image = load_own(job.module, job.weights), job.image or job.data.image_spec()
     contract = Contract(image, len(job.own), job.data.classes, job.module)
     front_end, feature = front_end_of(network, contract)
@@ -126,7 +134,7 @@ def export_own(
             raise RunExists("is there already", where=one, mend="choose another --out, or remove it first")
     steps = count(1)
     total = len(formats) + 1 + (back_end is not None)
-    writer = _Writer(job, image, feature, keys, lambda what: on_event(what, next(steps), total))
+    writer = _Writer(job, image, feature, keys, learns, lambda what: on_event(what, next(steps), total))
     vectors = front_end_vectors(front_end, _spread(job.data.x_test, image))
     reports = [writer.device(front_end, vectors, formats, place, index)]
     if back_end is not None:
@@ -139,6 +147,7 @@ class _Writer(NamedTuple):
     image: ImageSpec
     feature: FeatureSpec
     keys: Sequence[SecretKey]
+    trainable: Trainable
     done: Callable[[str], None]
 
     def device(
@@ -154,11 +163,22 @@ class _Writer(NamedTuple):
                 engines.append(add_engine(draft, front_end, how, vectors, who=self.job.module, tolerance=tolerance))
                 self.done(one)
             write_vectors(draft / VECTORS, vectors)
+            learning = self._learning(draft, formats)
+            write_learning(draft, learning)
             used = used_parameters(front_end, vectors["image"])
             manifest = self._manifest(calibrated, formats, client=index, parameters=used)
-            seal(draft, manifest.model_copy(update={"tolerance": tolerance}), self.keys)
+            training = learning.training if learning else None
+            seal(draft, manifest.model_copy(update={"tolerance": tolerance, "training": training}), self.keys)
         seconds = time.perf_counter() - started
         return ExportReport(place, index, self.job.module, used, tuple(engines), kept=False, seconds=seconds)
+
+    def _learning(self, draft: Path, formats: Sequence[Format]) -> Programs | None:
+        """What the heads learn with, if they may; found in the files that were written."""
+        if self.trainable == "none":
+            return None
+        programs = {role: (draft / name).read_bytes() for role, name in FILES["onnx"].items()}
+        engines = [ENGINE_OF[one] for one in formats]
+        return own_training(programs, self.job.data.classes, engines, self.job.module)
 
     def _manifest(
         self, calibrated: Calibrated, formats: Sequence[Format], *, client: int, parameters: int

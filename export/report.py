@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harmony.core.errors import ConfigError
+
 Format = Literal["onnx", "executorch"]
+FORMATS: tuple[Format, ...] = ("onnx", "executorch")
 OnEvent = Callable[[str, int, int], None]
 """Called as (what was finished, how many are, of how many)."""
 
@@ -40,3 +43,13 @@ class ExportReport:
     engines: tuple[EngineReport, ...]
     kept: bool
     seconds: float
+
+
+def check_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
+    """The formats in one order, so that the manifest is always the same. ConfigError for none, or an unknown one."""
+    unknown = [one for one in formats if one not in FORMATS]
+    if unknown or not formats:
+        raise ConfigError(
+            f"'{unknown[0]}' is no format" if unknown else "no format is chosen", mend=f"choose {','.join(FORMATS)}"
+        )
+    return tuple(one for one in FORMATS if one in formats)

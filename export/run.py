@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -22,11 +23,17 @@ from harmony.export.client_images import RunImages
 from harmony.export.int8 import MIN_AGREEMENT, Int8, check_agreement, write_int8_client
 from harmony.export.lowering import Blueprint, Task, blueprints, tasks_of
 from harmony.export.networks import Shape, shape_of
-from harmony.export.report import ExportReport, Format, OnEvent
-from harmony.export.training import TRAINABLE, Federation, Programs, Trainable, training_files, training_programs
+from harmony.export.report import FORMATS, ExportReport, Format, OnEvent, check_formats
+from harmony.export.training import (
+    Federation,
+    Programs,
+    Trainable,
+    check_trainable,
+    training_files,
+    training_programs,
+)
 
 VECTORS_PER_BUNDLE = 8
-FORMATS: tuple[Format, ...] = ("onnx", "executorch")
 
 
 def export_run(
@@ -49,9 +56,9 @@ def export_run(
 
     clients: which ones, all by default. keys: each signs every bundle. tar: OUT/client-KKK.tar and OUT/cloud.tar
     instead of folders. trainable: what devices may make personal (see `harmony.export.training`); that needs the ONNX
-    files, so without them nothing is, and fp32. precision: of front ends; int8 is quantised for each client on its own
-    training images, and refused where it agrees with fp32 on less than the share min_agreement of test images of its
-    classes. jobs: processes that lower networks; more than 1 spawns, so a script needs its
+    files, so without them nothing is. precision: of front ends; int8, whose heads alone can learn, is quantised for
+    each client on its own training images, and refused where it agrees with fp32 on less than the share min_agreement
+    of test images of its classes. jobs: processes that lower networks; more than 1 spawns, so a script needs its
     `if __name__ == "__main__"`. Parity is checked on test images of the run's data (found as in training, or in
     data_dir); on seeded noise if asked.
 
@@ -62,9 +69,9 @@ def export_run(
     """
     source = _open(run)
     chosen = _choose(source, clients)
-    formats = _check_formats(formats)
+    formats = check_formats(formats)
     int8 = _int8(source, precision, min_agreement, data_dir, noise=noise)
-    learns = _check_trainable(trainable, formats) if int8 is None else "none"
+    learns = check_trainable(trainable, formats, whole=None if int8 is None else "of 8 bits")
     job = _Job(source, formats, out, jobs, tuple(keys), tar, learns, int8)
     kept = {client.index: _kept(job, client.index) for client in chosen}
     kept_cloud = _kept_cloud(job)
@@ -148,11 +155,8 @@ def _write_clients(
         for client in [client for client in todo if shape_of(client) == shape]:
             ordered = [ready[shape][one] for one in job.formats]
             place = job.place_of(client.index)
-            if job.int8 is None:
-                done = write_client(job.source, client, ordered, images, place, keys=job.keys, learning=learning)
-            else:
-                done = write_int8_client(job.source, client, ordered, images, place, keys=job.keys, int8=job.int8)
-            written.append(done)
+            write = write_client if job.int8 is None else partial(write_int8_client, int8=job.int8)
+            written.append(write(job.source, client, ordered, images, place, keys=job.keys, learning=learning))
             report(f"client {client.index}")
     return written
 
@@ -209,25 +213,6 @@ def _choose(source: Source, clients: Sequence[int] | None) -> list[ClientRecord]
                 mend=f"choose among {', '.join(map(str, records))}, or all",
             )  # fmt: skip
     return [records[index] for index in dict.fromkeys(clients)]
-
-
-def _check_formats(formats: Sequence[Format]) -> tuple[Format, ...]:
-    unknown = [one for one in formats if one not in FORMATS]
-    if unknown or not formats:
-        raise ConfigError(
-            f"'{unknown[0]}' is no format" if unknown else "no format is chosen", mend=f"choose {','.join(FORMATS)}"
-        )
-    return tuple(one for one in FORMATS if one in formats)  # in one order, so that the manifest is always the same
-
-
-def _check_trainable(trainable: Trainable, formats: Sequence[Format]) -> Trainable:
-    if trainable not in TRAINABLE:
-        raise ConfigError(f"'{trainable}' is nothing to train", where="--trainable", mend=", ".join(TRAINABLE))
-    if "onnx" in formats:
-        return trainable
-    if trainable == "front-end":
-        raise ConfigError("a front end is trained in ONNX Runtime", where="--trainable", mend="add onnx to --format")
-    return "none"
 
 
 def _kept(job: _Job, index: int) -> ExportReport | None:

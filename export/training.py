@@ -15,24 +15,23 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
-from harmony.core.errors import EngineError
+from harmony.core.errors import ConfigError, EngineError
 from harmony.core.models.front_end import EXIT_WIDTH
 from harmony.core.spec import FeatureSpec, ImageSpec
 from harmony.core.training import Head, StepEngine, Training
 from harmony.core.training_parts import PARTS_KEY, Part, parts_text
 from harmony.export.networks import Shape, empty_front_end
 from harmony.export.onnx_program import front_end_to_onnx
+from harmony.export.report import Format
 from harmony.export.template import Template, number
 from harmony.export.training_check import check_step
-from harmony.export.training_executorch import run_step, step_to_executorch
+from harmony.export.training_heads import HEAD_FILES, head_step
 from harmony.export.training_onnx import run_onnx_step, step_to_onnx
 from harmony.export.training_step import Weights, trace
 
 Trainable = Literal["none", "head", "front-end"]
 TRAINABLE: tuple[Trainable, ...] = ("none", "head", "front-end")
-HEAD_FILES: Mapping[StepEngine, str] = {"onnxruntime": "head_step.onnx", "executorch": "head_step.pte"}
 FRONT_END_FILE = "front_end_step.onnx"
 
 
@@ -49,6 +48,22 @@ class Programs(NamedTuple):
 
     files: Mapping[str, bytes]
     training: Training
+
+
+def check_trainable(trainable: Trainable, formats: Sequence[Format], *, whole: str | None = None) -> Trainable:
+    """What a device will be able to learn: nothing without the ONNX files, which are those that it rewrites.
+
+    whole: why this front end cannot learn as a whole, if it cannot. ConfigError.
+    """
+    if trainable not in TRAINABLE:
+        raise ConfigError(f"'{trainable}' is nothing to train", where="--trainable", mend=", ".join(TRAINABLE))
+    if trainable == "front-end" and whole is not None:
+        raise ConfigError(f"a front end {whole} cannot learn as a whole", where="--trainable", mend="choose head")
+    if "onnx" in formats:
+        return trainable
+    if trainable == "front-end":
+        raise ConfigError("a front end is trained in ONNX Runtime", where="--trainable", mend="add onnx to --format")
+    return "none"
 
 
 def training_files(what: Trainable, engines: Sequence[StepEngine]) -> set[str]:
@@ -75,24 +90,6 @@ def _front_end_step(federation: Federation, shape: Shape, parts: tuple[tuple[str
     return program
 
 
-@lru_cache(maxsize=32)
-def _head_step(classes: int, engine: StepEngine) -> bytes:
-    """A linear head over embeddings: the same whatever it stands on."""
-
-    def logits(weights: Weights, embeddings: Tensor) -> list[Tensor]:
-        return [functional.linear(embeddings, weights["weight"], weights["bias"])]
-
-    weights, who = {"weight": torch.zeros(classes, EXIT_WIDTH), "bias": torch.zeros(classes)}, f"a head in {engine}"
-    step = trace(logits, weights, (EXIT_WIDTH,), classes, who=who)
-    if engine == "executorch":
-        program = step_to_executorch(step)
-        check_step(lambda inputs: run_step(program, inputs), logits, weights, step, who=who)
-    else:
-        program = step_to_onnx(step, who=who)
-        check_step(lambda inputs: run_onnx_step(program, inputs), logits, weights, step, who=who)
-    return program
-
-
 def training_programs(
     federation: Federation, shape: Shape, template: Template | None, engines: Sequence[StepEngine], what: Trainable
 ) -> Programs:
@@ -101,7 +98,7 @@ def training_programs(
     EngineError for what cannot be trained, naming the operator; ParityFailed for a gradient that is not PyTorch's.
     """
     parts = _parts(federation, shape, template)
-    files = {HEAD_FILES[engine]: _head_step(federation.classes, engine) for engine in engines}
+    files = {HEAD_FILES[engine]: head_step(federation.classes, EXIT_WIDTH, engine) for engine in engines}
     if what == "front-end":
         trained = tuple((name, one) for name, one in parts.items() if ".gate." not in name)
         files[FRONT_END_FILE] = _front_end_step(federation, shape, trained)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 
 from harmony.core.errors import ConfigError
-
-_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in which the system counts a process's peak."""
+from harmony.device.memory import peak_bytes
 
 
 class Budget:
@@ -42,8 +38,3 @@ class Budget:
         if self._memory is not None and peak_bytes() > self._memory * 2**20:
             problem = f"{self._memory:g} MiB are too few: the process has taken {peak_bytes() / 2**20:.0f}"
             raise ConfigError(problem, where="--max-memory", mend="give more, or fewer images; nothing was changed")
-
-
-def peak_bytes() -> int:
-    """Resident memory of this process at its peak so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest, ExitName
-from harmony.core.errors import ConfigError, EngineError
+from harmony.core.errors import ConfigError, ContractMismatch, EngineError
 from harmony.core.preprocess import Preprocessor
 from harmony.core.sealed import read_sealed
 from harmony.core.training import Head, Training
@@ -72,28 +72,38 @@ def heads_of(training: Training, exit_: ExitName) -> Head:
     return training.exit1 if exit_ == "exit1" else training.exit2
 
 
-def own_rows(programs: Programs, training: Training) -> Heads:
-    """The personal heads as they are, a row for each own class."""
-    first, second = (_rows(programs[one], heads_of(training, one)) for one in EXITS)
+def own_rows(programs: Programs, manifest: DeviceManifest, training: Training) -> Heads:
+    """The personal heads as they are, a row for each own class. ContractMismatch if they are no such heads."""
+    rows = len(manifest.classes.own)
+    heads = {name: heads_of(training, name) for name in EXITS}
+    first, second = (_rows(programs[name], one.weight, one.bias, rows) for name, one in heads.items())
     return first, second
 
 
-def all_rows(programs: Programs, manifest: DeviceManifest, training: Training) -> Heads:
+def all_rows(programs: Programs, manifest: DeviceManifest, training: Training, mine: Heads) -> Heads:
     """A row for every class to begin with: the personal head's own, and the gate's, or zeros, for the others."""
-    first, second = (_all(programs[one], heads_of(training, one), manifest) for one in EXITS)
+    first, second = (
+        _all(programs[name], heads_of(training, name), manifest, rows) for name, rows in zip(EXITS, mine, strict=True)
+    )
     return first, second
 
 
-def _rows(program: ExitProgram, head: Head) -> Rows:
-    return Rows(program.tensor(head.weight), program.tensor(head.bias))
+def _rows(program: ExitProgram, weight: str, bias: str, rows: int) -> Rows:
+    found = Rows(program.tensor(weight), program.tensor(bias))
+    if found.weight.ndim != 2 or (len(found.weight), found.bias.shape) != (rows, (rows,)):
+        problem = f"'{weight[:100]}' and '{bias[:100]}' are no head of {rows} classes"
+        raise ContractMismatch(problem, where=program.where, mend="export the bundle again")
+    return found
 
 
-def _all(program: ExitProgram, head: Head, manifest: DeviceManifest) -> Rows:
-    own, mine = list(manifest.classes.own), _rows(program, head)
-    classes = len(manifest.classes.names)
-    rows = Rows(np.zeros((classes, mine.weight.shape[1]), np.float32), np.zeros(classes, np.float32))
+def _all(program: ExitProgram, head: Head, manifest: DeviceManifest, mine: Rows) -> Rows:
+    own, classes, width = list(manifest.classes.own), len(manifest.classes.names), mine.weight.shape[1]
+    rows = Rows(np.zeros((classes, width), np.float32), np.zeros(classes, np.float32))
     if head.gate_weight is not None and head.gate_bias is not None:
-        rows = Rows(program.tensor(head.gate_weight), program.tensor(head.gate_bias))
+        rows = _rows(program, head.gate_weight, head.gate_bias, classes)
+        if rows.weight.shape[1] != width:
+            problem = f"the gate looks at {rows.weight.shape[1]} numbers, the head at {width}"
+            raise ContractMismatch(problem, where=program.where, mend="export the bundle again")
     rows.weight[own], rows.bias[own] = mine.weight, mine.bias
     return rows
 

@@ -19,7 +19,14 @@ from harmony.device.personal.learning import OnStep, Plan
 from harmony.device.personal.onnx_weights import ExitProgram
 from harmony.device.personal.outcome import Cloud
 from harmony.device.personal.rewrite import rewritten, with_heads
-from harmony.device.personal.teach import Learnt, Pupil, open_head_step, teach_front_end, teach_heads
+from harmony.device.personal.teach import (
+    Learnt,
+    Pupil,
+    open_front_end_step,
+    open_head_step,
+    teach_front_end,
+    teach_heads,
+)
 
 if TYPE_CHECKING:
     from harmony.core.signing import Trust
@@ -58,23 +65,25 @@ class Taught(NamedTuple):
 
 def teach(pupil: Pupil, wish: Wish, on_step: OnStep) -> Taught:
     """Look at the images, train what is wished for, and judge it beside what was there."""
-    programs, data, whole = read_programs(pupil.bundle, pupil.manifest), pupil.data, wish.what == "front-end"
-    eyes, step = Eyes(programs, pupil.manifest, pupil.training, pupil.bundle), open_head_step(pupil, wish.engine)
+    programs, data, step = read_programs(pupil.bundle, pupil.manifest), pupil.data, open_head_step(pupil, wish.engine)
+    whole = open_front_end_step(pupil) if wish.what == "front-end" else None
+    eyes = Eyes(programs, pupil.manifest, pupil.training, pupil.bundle)
     cloud = None if wish.back_end is None else CloudJudge(wish.back_end, pupil.manifest)
-    old = eyes.look(data.images, data.holdout, _told(on_step, "held-out images"), features=whole)
-    had = own_rows(programs, pupil.training)
+    old = eyes.look(data.images, data.holdout, _told(on_step, "held-out images"), features=whole is not None)
+    had = own_rows(programs, pupil.manifest, pupil.training)
     before = _judge(pupil, old, had, pupil.manifest.classes.own, recalibrate=False)
     seen = eyes.look(data.images, data.train, _told(on_step, "images"))
     pupil.budget.require_time("looking at the images")
     pupil.budget.require_memory()
-    begun, start = time.perf_counter(), all_rows(programs, pupil.manifest, pupil.training)
+    begun, start = time.perf_counter(), all_rows(programs, pupil.manifest, pupil.training, had)
     heads, steps = teach_heads(pupil, step, start, seen, wish.heads, on_step=_told(on_step, "steps, heads"))
     learnt = Learnt({}, heads, steps)
-    if whole:
-        learnt = teach_front_end(pupil, programs, heads, wish.front_end, _told(on_step, "steps, front end"))
+    if whole is not None:
+        told = _told(on_step, "steps, front end")
+        learnt = teach_front_end(pupil, whole, programs, heads, wish.front_end, on_step=told)
     seconds, mine = time.perf_counter() - begun, (learnt.heads[0].of(data.own), learnt.heads[1].of(data.own))
     files = rewritten(programs, with_heads(pupil.training, mine, learnt.tensors), len(data.own))
-    if not whole:
+    if whole is None:
         after = _judge(pupil, old, mine, data.own, recalibrate=True)
         return Taught(files, had, mine, before, after, learnt.steps, seconds)
     new_eyes = Eyes(_parsed(pupil, files), pupil.manifest, pupil.training, pupil.bundle)

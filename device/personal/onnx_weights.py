@@ -29,7 +29,7 @@ class ExitProgram:
 
     def __init__(self, program: bytes, where: Path) -> None:
         require_plain(program, where)
-        self._where = where
+        self.where = where
         self._model = list(fields(memoryview(program)))
         graphs = [value for number, _, value in self._model if number == _MODEL_GRAPH]
         if len(graphs) != 1 or isinstance(graphs[0], int):
@@ -42,7 +42,7 @@ class ExitProgram:
         part = self._tensors.get(name)
         found = None if part is None else _array(part)
         if found is None:
-            raise ContractMismatch(f"holds no float32 tensor '{name[:100]}'", where=self._where, mend=_MEND)
+            raise ContractMismatch(f"holds no float32 tensor '{name[:100]}'", where=self.where, mend=_MEND)
         return found
 
     def read_with(self, tensor: str) -> str:
@@ -51,10 +51,12 @@ class ExitProgram:
             inputs = [bytes(value).decode() for number, _, value in fields(node) if _is(number, value, _NODE_INPUT)]
             if len(inputs) > 1 and inputs[1] == tensor:
                 return inputs[0]
-        raise ContractMismatch(f"has no node that reads '{tensor[:100]}'", where=self._where, mend=_MEND)
+        raise ContractMismatch(f"has no node that reads '{tensor[:100]}'", where=self.where, mend=_MEND)
 
     def with_output(self, value: str) -> bytes:
         """The file, which gives an inner value, too."""
+        if any(_name(one, _PORT_NAME) == value for one in self._parts(_OUTPUT)):
+            return self._written(self._graph)
         return self._written([*self._graph, (_OUTPUT, 2, memoryview(_text(1, value)))])
 
     def with_tensors(self, tensors: Mapping[str, Floats], outputs: Mapping[str, tuple[int, ...]]) -> bytes:

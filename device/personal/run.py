@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.sealed import read_signatures
+from harmony.device.memory import peak_bytes
 from harmony.device.personal.adopt import adopt
-from harmony.device.personal.budget import Budget, peak_bytes
+from harmony.device.personal.budget import Budget
 from harmony.device.personal.data import read_data
 from harmony.device.personal.front_end import training_of
 from harmony.device.personal.learning import OnStep

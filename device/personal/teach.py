@@ -38,6 +38,13 @@ class Pupil(NamedTuple):
         return len(self.manifest.classes.names)
 
 
+class FrontEndStep(NamedTuple):
+    """The whole front end's training program, and what lies where in its flat vector."""
+
+    step: Step
+    parts: tuple[Part, ...]
+
+
 def open_head_step(pupil: Pupil, engine: StepEngine) -> Step:
     """The head's training program in an engine. EngineUnavailable if the bundle has none for it."""
     name = pupil.training.head.get(engine)
@@ -56,25 +63,54 @@ def open_head_step(pupil: Pupil, engine: StepEngine) -> Step:
     return OnnxStep(program, form, pupil.bundle / name)
 
 
+def open_front_end_step(pupil: Pupil) -> FrontEndStep:
+    """The front end's training program. ConfigError if the bundle was not exported for that, or cannot be."""
+    name, image = pupil.training.front_end, pupil.manifest.image
+    if name is None or pupil.manifest.precision != "fp32":
+        raise ConfigError("holds no training program for the whole front end", where=pupil.bundle, mend=_mend(pupil))
+    program, where = read_sealed(pupil.bundle, pupil.manifest, name), pupil.bundle / name
+    parts = parts_of(program, where)
+    sample = (image.channels, image.height, image.width)
+    form = Form(sum(one.size for one in parts), sample, pupil.classes)
+    return FrontEndStep(OnnxStep(program, form, where), parts)
+
+
+def _mend(pupil: Pupil) -> str:
+    if isinstance(pupil.manifest.architecture, str):
+        return "--what head: a front end of a user's own learns by its heads alone"
+    fp32 = "" if pupil.manifest.precision == "fp32" else " --precision fp32"
+    return f"--what head, or harmony export --trainable front-end{fp32}"
+
+
 def teach_heads(
     pupil: Pupil, step: Step, start: Heads, seen: Seen, plan: Plan, *, on_step: OnSteps
 ) -> tuple[Heads, int]:
     """Both heads, from a row for every class, on what the front end saw of the training images; and all steps."""
-    heads, steps = [], 0
+    heads, steps, width = [], 0, pupil.training.embedding
     for place, rows in enumerate(start):
-        embedding = seen.embeddings[place]
+        embedding = _filled_up(seen.embeddings[place], width, pupil.bundle)
         lesson = Lesson(embedding.__getitem__, pupil.data.labels[pupil.data.train], pupil.data.own, pupil.classes)
-        flat = np.concatenate([rows.weight.reshape(-1), rows.bias])
+        flat = np.concatenate([_filled_up(rows.weight, width, pupil.bundle).reshape(-1), rows.bias])
         done_before = steps
 
         def count(done: int, total: int, before: int = done_before) -> None:
             on_step(before + done, len(start) * total)
 
         learnt, done = learn(step, flat, lesson, plan, pupil.budget, on_step=count)
-        weight, bias = np.split(learnt, [rows.weight.size])
-        heads.append(Rows(weight.reshape(rows.weight.shape), bias))
+        weight, bias = np.split(learnt, [pupil.classes * width])
+        heads.append(Rows(weight.reshape(-1, width)[:, : rows.weight.shape[1]].copy(), bias))
         steps += done
     return (heads[0], heads[1]), steps
+
+
+def _filled_up(values: Floats, width: int, where: Path) -> Floats:
+    """(n, E) → (n, width). One program trains both heads, whatever they look at: a number that is always zero changes
+    no logit, and its weight has no gradient, so that Adam leaves it at zero."""
+    missing = width - values.shape[1]
+    if missing < 0:
+        problem = f"its training program is for {width} numbers, a head looks at {values.shape[1]}"
+        raise ContractMismatch(problem, where=where, mend="export the bundle again")
+    return np.pad(values, ((0, 0), (0, missing)))
 
 
 class Learnt(NamedTuple):
@@ -85,9 +121,11 @@ class Learnt(NamedTuple):
     steps: int
 
 
-def teach_front_end(pupil: Pupil, programs: Programs, start: Heads, plan: Plan, on_step: OnSteps) -> Learnt:
-    """Everything but the gates, on images. ConfigError if the bundle was not exported for that."""
-    step, parts = _open_front_end_step(pupil)
+def teach_front_end(
+    pupil: Pupil, whole: FrontEndStep, programs: Programs, start: Heads, plan: Plan, *, on_step: OnSteps
+) -> Learnt:
+    """Everything but the gates, on images."""
+    step, parts = whole
     prepare, images = Preprocessor(pupil.manifest.image), pupil.data.images
     chosen = pupil.data.train
     lesson = Lesson(
@@ -102,18 +140,6 @@ def teach_front_end(pupil: Pupil, programs: Programs, start: Heads, plan: Plan, 
     flat = np.concatenate([value.reshape(-1) for value in values])
     learnt, steps = learn(step, flat, lesson, plan, pupil.budget, on_step=on_step)
     return _taken_apart(pupil.training, parts, values, learnt, steps)
-
-
-def _open_front_end_step(pupil: Pupil) -> tuple[Step, tuple[Part, ...]]:
-    name = pupil.training.front_end
-    if name is None:
-        problem = "holds no training program for the whole front end"
-        raise ConfigError(problem, where=pupil.bundle, mend="harmony export --trainable front-end, or --what head")
-    program, where, image = read_sealed(pupil.bundle, pupil.manifest, name), pupil.bundle / name, pupil.manifest.image
-    parts = parts_of(program, where)
-    sample = (image.channels, image.height, image.width)
-    form = Form(sum(one.size for one in parts), sample, pupil.classes)
-    return OnnxStep(program, form, where), parts
 
 
 def _head_tensors(training: Training, heads: Heads) -> dict[ExitName, dict[str, Floats]]:

@@ -63,6 +63,10 @@ class Versions:
         """Where a version lies that is not in use."""
         return self.home / f"{version:06d}{self._suffix}"
 
+    def discard(self, version: int) -> None:
+        """Remove what lies in the place of a version."""
+        self._remove(self.place(version))
+
     def adopt(self, current: int) -> None:
         """Put the new version, which lies in the place of the current one, into use. It was checked, and synced."""
         exchange(self.place(current), self.bundle)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harmony.core.adaptive import SUREST, HeldOut
-from harmony.core.bundle import Exit, open_device_bundle
+from harmony.core.bundle import VECTORS, Exit, open_device_bundle, read_vectors
 from harmony.core.calibration import thresholds
 from harmony.core.checkpoint import client_file, load_tensors, open_checkpoint, save_tensors
 from harmony.core.config import make_config
@@ -24,6 +24,7 @@ from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import own_mass
 from harmony.core.sealed import MANIFEST, SEAL, seal
 from harmony.device import open_engine, verify
+from harmony.device.personal import Budget, Plan, Wish, personalize, roll_back
 from harmony.export import ExportReport, export_run
 from harmony.export.client_images import CALIBRATION, JUDGED, RunImages
 from harmony.export.int8_executorch import split_relu6
@@ -81,7 +82,8 @@ def test_it_is_smaller_says_so_and_verifies(small: tuple[Path, ExportReport], ex
     manifest, plain = open_device_bundle(bundle), open_device_bundle(exported[0] / "client-000")
     assert (manifest.precision, plain.precision) == ("int8", "fp32")
     assert manifest.files["exit2.onnx"].size < 0.6 * plain.files["exit2.onnx"].size
-    assert manifest.training is None
+    assert manifest.training is not None
+    assert manifest.training == plain.training.model_copy(update={"head": {"onnxruntime": "head_step.onnx"}})  # type: ignore[union-attr]
     (check,) = verify(bundle).engines
     assert check.max_error is not None
     assert 1e-3 < check.max_error == report.engines[0].max_error < manifest.tolerance.absolute
@@ -163,6 +165,7 @@ def test_the_same_images_give_the_same_bytes_and_whole_bundles_are_kept(
         ({"precision": "int4"}, "'int4' is no precision .choose fp32 or int8"),
         ({"min_agreement": 99.0}, "--min-agreement: 99.0 is not a share"),
         ({"noise": True}, "--precision int8: .*not on noise"),
+        ({"trainable": "front-end"}, "--trainable: a front end of 8 bits cannot learn as a whole .choose head"),
     ],
 )
 def test_settings_that_cannot_be_meant(
@@ -170,6 +173,33 @@ def test_settings_that_cannot_be_meant(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         _export(budgeted, tmp_path / "out", **changes)
+
+
+def test_its_heads_learn_and_its_features_stay(small: tuple[Path, ExportReport], tmp_path: Path) -> None:
+    bundle = shutil.copytree(small[0], tmp_path / "client-000")
+    old, data = open_device_bundle(bundle), load("fashion-mnist-mini")
+    x, y = np.concatenate([data.x_train[data.y_train == label][:12] for label in (1, 5, 9)]), np.repeat(range(3), 12)
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x, y_test=y, class_names=["1", "5", "9"])
+    engine = open_engine(bundle, old)
+    vectors = read_vectors(bundle / VECTORS)
+    said = [engine.exit1(image)[0].copy() for image in vectors["image"][:, None]]
+    whole = Wish(what="front-end")
+    with pytest.raises(ConfigError, match=r"whole front end .*--what head, or .*--precision fp32"):
+        personalize(bundle, str(tmp_path / "mine.npz"), whole, Budget())
+    outcome = personalize(bundle, str(tmp_path / "mine.npz"), Wish(heads=Plan(20, 1e-2)), Budget())
+    new, after = open_device_bundle(bundle), read_vectors(bundle / VECTORS)
+    assert outcome.adopted
+    assert outcome.after > outcome.before
+    assert (new.precision, new.classes.own) == ("int8", (1, 5, 9))
+    assert [one.threshold for one in new.exits] != [one.threshold for one in old.exits]
+    assert (new.held_out.images if new.held_out else 0) == outcome.holdout_images
+    assert old.tolerance.absolute < new.tolerance.absolute <= 1
+    np.testing.assert_array_equal(after["hidden"], np.concatenate(said))
+    assert after["logits1"].shape == (8, 3)
+    assert [check.max_error for check in verify(bundle).engines] == [0]
+    assert inspect(bundle).programs[0].operators["DequantizeLinear"] > 2
+    roll_back(bundle)
+    assert open_device_bundle(bundle) == old
 
 
 def test_a_client_that_joined_later_has_no_images_here(budgeted: Path) -> None:

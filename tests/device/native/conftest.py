@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from harmony.core.bundle import VECTORS, DeviceManifest, Exit, Fallback, write_vectors
@@ -215,3 +216,14 @@ def changed(reseal: Callable[[Path, bytes], None]) -> Callable[..., None]:
         reseal(bundle, json.dumps(document).encode())
 
     return change
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten images of each of three classes, one of which the bundle did not hold."""
+    data = load("fashion-mnist-mini")
+    for label in (1, 4, 5):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True)
+        for index, image in enumerate(data.x_train[data.y_train == label][:10]):
+            Image.fromarray(image[:, :, 0]).save(tmp_path / "photos" / str(label) / f"{index}.png")
+    return tmp_path / "photos"

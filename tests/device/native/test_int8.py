@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from harmony.core.sealed import read_sealed
 from harmony.device import open_engine, verify
 from harmony.device.decision import Loop
 from harmony.device.native_engine import NativeEngine
+from harmony.device.personal import Budget, Plan, Wish, personalize
 from harmony.export import ExportReport, export_run
 
 Images = NDArray[np.uint8]
@@ -41,6 +43,17 @@ def test_every_engine_verifies_it(native: Path, int8: Exported, real: Path) -> N
         (check,) = verify(bundle, engine).engines
         assert check.max_error is not None
         assert 1e-3 < check.max_error < manifest.tolerance.absolute
+
+
+def test_its_heads_learn_in_every_engine(native: Path, int8: Exported, photos: Path, tmp_path: Path) -> None:
+    bundle, old = shutil.copytree(int8[0], tmp_path / "b"), open_device_bundle(int8[0])
+    wish = Wish(engine="executorch", heads=Plan(40, 1e-2))
+    outcome = personalize(bundle, str(photos), wish, Budget())
+    assert outcome.adopted
+    assert outcome.dropped == ()
+    assert old.tolerance.absolute < open_device_bundle(bundle).tolerance.absolute <= 1
+    assert [one.max_error for one in verify(bundle, "onnxruntime").engines] == [0]
+    verify(bundle, "native")
 
 
 def test_most_answers_are_those_of_fp32(native: Path, int8: Exported, real: Path, images: Images) -> None:

@@ -6,15 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from harmony.core.bundle import VECTORS, open_device_bundle, read_vectors
-from harmony.core.data import load
 from harmony.core.errors import ArtifactCorrupt, ContractMismatch, InvalidInput
 from harmony.core.sealed import read_sealed
 from harmony.core.training import BATCH, EXCLUDED
@@ -24,17 +23,6 @@ from harmony.device.personal.native_step import NativeStep
 from harmony.device.personal.steps import Form, OnnxStep
 
 CLASSES = 10
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Ten images of each of three classes, one of which the bundle did not hold."""
-    data = load("fashion-mnist-mini")
-    for label in (1, 4, 5):
-        (tmp_path / "photos" / str(label)).mkdir(parents=True)
-        for index, image in enumerate(data.x_train[data.y_train == label][:10]):
-            Image.fromarray(image[:, :, 0]).save(tmp_path / "photos" / str(label) / f"{index}.png")
-    return tmp_path / "photos"
 
 
 def test_both_engines_teach_the_same_without_torch(real: Path, photos: Path, native: Path, tmp_path: Path) -> None:
@@ -66,6 +54,20 @@ def test_a_program_for_another_number_of_classes_is_left_out(
     assert outcome.dropped == ("executorch",)
     assert set(open_device_bundle(bundle).engines) == {"onnxruntime"}
     assert not (bundle / "front_end.pte").exists()
+
+
+def test_a_program_that_then_answers_otherwise_is_left_out(
+    real: Path, photos: Path, native: Path, tmp_path: Path, reseal: Callable[[Path, bytes], None]
+) -> None:
+    """Nothing is asked for but equality to the last bit, which two engines do not have."""
+    bundle = shutil.copytree(real, tmp_path / "b")
+    exact = json.loads((bundle / "manifest.json").read_bytes()) | {"tolerance": {"absolute": 0, "relative": 0}}
+    reseal(bundle, json.dumps(exact).encode())
+    outcome = personalize(bundle, str(photos), Wish(heads=Plan(40, 1e-2)), Budget())
+    assert outcome.adopted
+    assert outcome.dropped == ("executorch",)
+    assert set(open_device_bundle(bundle).engines) == {"onnxruntime"}
+    verify(bundle)
 
 
 def _steps(real: Path) -> tuple[OnnxStep, NativeStep]:

@@ -107,9 +107,9 @@ def head_logits(weights: Weights, embeddings: Tensor) -> list[Tensor]:
     return [functional.linear(embeddings, weights["weight"], weights["bias"])]
 
 
-def head_step() -> Step:
-    weights = {"weight": torch.zeros(len(NAMES), WIDTH), "bias": torch.zeros(len(NAMES))}
-    return trace(head_logits, weights, (WIDTH,), len(NAMES), who="head")
+def head_step(width: int = WIDTH) -> Step:
+    weights = {"weight": torch.zeros(len(NAMES), width), "bias": torch.zeros(len(NAMES))}
+    return trace(head_logits, weights, (width,), len(NAMES), who="head")
 
 
 def front_end_step() -> bytes:
@@ -138,8 +138,10 @@ MakeBundle = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def steps() -> dict[str, bytes]:
-    """The training programs, by file name."""
-    return {"head_step.onnx": step_to_onnx(head_step(), who="head"), "front_end_step.onnx": front_end_step()}
+    """The training programs, by file name; two are for heads that look at more, or at less, than these do."""
+    heads = {"head_step.onnx": WIDTH, "wide_step.onnx": WIDTH + 4, "narrow_step.onnx": WIDTH - 4}
+    found = {name: step_to_onnx(head_step(width), who="head") for name, width in heads.items()}
+    return found | {"front_end_step.onnx": front_end_step()}
 
 
 @pytest.fixture(scope="session")
@@ -253,3 +255,14 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[[int, int], NDArray[np.uint8]]:
+    """(label, count) → pictures (count, 8, 8, 1) of that class."""
+    return pictures
+
+
+@pytest.fixture(scope="session")
+def names() -> tuple[str, ...]:
+    return NAMES

@@ -130,6 +130,9 @@ def test_bundles_that_cannot_learn(make_bundle: MakeBundle, photos: Path, tmp_pa
     heads = make_bundle(tmp_path / "heads", training=whole.model_copy(update={"front_end": None}))
     with pytest.raises(ConfigError, match="no training program for the whole front end"):
         personalize(heads, str(photos), Wish(what="front-end", heads=Plan(1, 1e-3)), Budget())
+    small = make_bundle(tmp_path / "small", precision="int8")  # whatever else it holds
+    with pytest.raises(ConfigError, match=r"whole front end .*--what head, or .*--precision fp32"):
+        personalize(small, str(photos), Wish(what="front-end"), Budget())
     with pytest.raises(EngineUnavailable, match="no training program for executorch"):
         personalize(heads, str(photos), Wish(engine="executorch"), Budget())
 
@@ -148,9 +151,32 @@ def test_a_training_program_that_is_not_the_bundles(
     wrong = make_bundle(tmp_path / "wrong", training=whole.model_copy(update={"exit1": nameless}))
     with pytest.raises(ContractMismatch, match=r"nobody\.weight"):
         personalize(wrong, str(photos), Wish(), Budget())
+    narrow = {"head": {"onnxruntime": "narrow_step.onnx"}, "embedding": 4}
+    wrong = make_bundle(tmp_path / "narrow", training=whole.model_copy(update=narrow))
+    with pytest.raises(ContractMismatch, match="its training program is for 4 numbers, a head looks at 8"):
+        personalize(wrong, str(photos), Wish(), Budget())
     with pytest.raises(ArtifactCorrupt, match="does not say what it trains"):
         parts_of(steps["head_step.onnx"], tmp_path)
     assert PARTS_KEY.encode() in steps["front_end_step.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weight": "exit1.conv"}, "'exit1.conv' and 'exit1.head.bias' are no head of 3 classes"),
+        ({"bias": "exit1.gate.bias"}, "'exit1.head.weight' and 'exit1.gate.bias' are no head of 3 classes"),
+        ({"gate_weight": "exit1.head.weight"}, "'exit1.head.weight' and 'exit1.gate.bias' are no head of 6 classes"),
+    ],
+)
+def test_a_head_that_is_none(
+    make_bundle: MakeBundle, photos: Path, tmp_path: Path, changes: dict[str, str], words: str
+) -> None:
+    whole = open_device_bundle(make_bundle(tmp_path / "whole")).training
+    assert whole is not None
+    head = whole.exit1.model_copy(update=changes)
+    wrong = make_bundle(tmp_path / "wrong", training=whole.model_copy(update={"exit1": head}))
+    with pytest.raises(ContractMismatch, match=words):
+        personalize(wrong, str(photos), Wish(), Budget())
 
 
 def test_a_back_end_of_another_run(bundle: Path, photos: Path, make_bundle: MakeBundle, tmp_path: Path) -> None:

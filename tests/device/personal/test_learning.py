@@ -48,6 +48,22 @@ def test_heads_learn_classes_that_the_bundle_did_not_hold(bundle: Path, photos: 
     assert after["logits1"].shape == (3, 4)
 
 
+def test_a_program_for_wider_heads_teaches_the_same(make_bundle: MakeBundle, photos: Path, tmp_path: Path) -> None:
+    """Exits may look at numbers of different counts, and one program trains both heads."""
+    usual = make_bundle(tmp_path / "usual")
+    training = open_device_bundle(usual).training
+    assert training is not None
+    wide = {"head": {"onnxruntime": "wide_step.onnx"}, "embedding": training.embedding + 4}
+    wider = make_bundle(tmp_path / "wider", training=training.model_copy(update=wide))
+    outcomes = [personalize(one, str(photos), Wish(heads=QUICK), Budget()) for one in (usual, wider)]
+    assert outcomes[0].adopted
+    assert outcomes[0].after == outcomes[1].after
+    expected, found = (read_vectors(one / VECTORS) for one in (usual, wider))
+    for name in ("logits1", "logits2"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-4)
+    assert open_device_bundle(wider).parameters == open_device_bundle(usual).parameters
+
+
 def test_the_device_answers_with_what_was_learnt(bundle: Path, photos: Path) -> None:
     outcome = personalize(bundle, str(photos), Wish(heads=QUICK), Budget())
     manifest = open_device_bundle(bundle)
@@ -135,6 +151,7 @@ def test_no_torch_is_needed(
     assert done.stderr == "none"
     told = json.loads(done.stdout)
     assert (told["adopted"], told["version"], told["what"]) == (True, 1, "front-end")
+    assert 20 < told["peak_bytes"] / 2**20 < 150  # its own, not what the process that started it has, with torch
 
 
 def test_seconds_that_are_over_end_the_learning_not_the_work(
