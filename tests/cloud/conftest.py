@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import http.client
 import ipaddress
 import json
+import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from uvicorn.server import ServerState
 
+from harmony.cloud.app import ServiceApp, create_app
+from harmony.cloud.direct import DirectConnection
+from harmony.cloud.models import open_models
 from harmony.cloud.process import RunningService, running_service
+from harmony.cloud.settings import ServiceSettings
 from harmony.core.bundle import VECTORS, CloudManifest, write_vectors
 from harmony.core.sealed import seal, sealing
 from harmony.core.spec import FeatureSpec
@@ -259,3 +268,50 @@ def make_certificate() -> Callable[..., tuple[Path, Path]]:
         return folder / "cert.pem", folder / "key.pem"
 
     return make
+
+
+class Inside:
+    """The service in this process, over real sockets: what needs a limit of its own, or a look at its insides."""
+
+    def __init__(self, app: ServiceApp) -> None:
+        self.app = app
+        self.lane = app.service.table.route("backend").lane
+        self._address = ("", 0)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        config = uvicorn.Config(self.app, http=DirectConnection, ws="none", log_config=None)
+        config.load()
+        state, loop = ServerState(), asyncio.get_running_loop()
+        server = await loop.create_server(lambda: DirectConnection(config, state, {}), "127.0.0.1", 0)
+        for one in server.sockets:  # what is accepted inherits it
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self._address = server.sockets[0].getsockname()
+        try:
+            yield
+        finally:
+            server.close()
+            for left in list(state.connections):
+                left.transport.abort()
+            await asyncio.sleep(0)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._address)
+
+
+Work = Callable[[Inside], Awaitable[None]]
+
+
+@pytest.fixture
+def inside(bundle: Bundle) -> Callable[..., None]:
+    """Does `work` with a service of these settings."""
+
+    def run(work: Work, **settings: Any) -> None:
+        async def main() -> None:
+            one = Inside(create_app(open_models(bundle.folder), ServiceSettings(**settings)))
+            async with one.app.router.lifespan_context(one.app), one.listening():
+                await work(one)
+
+        asyncio.run(main())
+
+    return run

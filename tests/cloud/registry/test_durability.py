@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
 import sqlite3
@@ -96,6 +98,45 @@ def test_kill_9_of_a_service_that_swaps(
     assert folder_registry.check() == 2
     with running_service(None, *place) as service:
         assert client_of(service).get("/v2/models/backend").json["versions"] == ["1"]
+
+
+def test_kill_9_of_a_worker_that_swaps_under_load(
+    folder_registry: Registry, bundle_of: Make, admin_key: str, client_of: ClientOf, tensor: Any, tmp_path: Path
+) -> None:
+    """Of two workers, each following the registry: it stays whole, the other one answers, a new one comes and serves
+    what the registry says by then."""
+    for run in "ab":
+        folder_registry.register(bundle_of(run), who=ME)
+    with running_service(None, "--registry", str(tmp_path / "registry"), "--workers", "2") as service:
+        client, document = client_of(service), tensor([1, 8, 4, 4], 512)
+
+        def workers() -> list[str]:
+            return Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+
+        def answered() -> str:
+            """The version that answers; the empty text from a connection that the killed worker had."""
+            try:
+                reply = client.binary(document, bytes(512))
+            except (OSError, http.client.HTTPException):
+                return ""
+            assert reply.status == 200, reply.body
+            return str(json.loads(reply.body[: int(reply.headers["inference-header-content-length"])])["model_version"])
+
+        first = workers()[0]
+        folder_registry.alias("backend", "latest", 1, who=ME)
+        with client_connection(client) as connection:
+            head = f"POST /v2/repository/models/backend/load HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin_key}"
+            connection.sendall(f"{head}\r\nContent-Length: 0\r\n\r\n".encode())
+            time.sleep(0.01)  # somewhere inside the swap
+            os.kill(int(first), signal.SIGKILL)
+        heard, deadline = [answered() for _ in range(4)], time.monotonic() + 30
+        while first in workers() or len(workers()) < 2 or heard[-8:] != ["1"] * 8:
+            assert time.monotonic() < deadline
+            heard.append(answered())
+    assert heard.count("") <= 4, "connections that were handed to the killed one; never of the other"
+    assert folder_registry.check() == 2
+    acts = [one.subject for one in read_audit(folder_registry.database, limit=1000) if "register" in one.act]
+    assert sorted(acts) == ["backend/1", "backend/2"]
 
 
 def client_connection(client: Client) -> Any:
