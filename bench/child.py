@@ -35,12 +35,19 @@ def run_module(
         )
         try:
             code = child.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            _end(child)
+            raise EngineError(f"the device process took more than {TIMEOUT_S:g} s", where=where) from None
         except BaseException:
-            child.kill()
-            child.wait()
+            _end(child)
             raise
         if code:
             raise EngineError(f"the device process ended with code {code}: {_last_line(log)}", where=where)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
 
 
 def _environment(added: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from harmony.cli import bench_arm, bench_endurance, bench_limits, bench_links, bench_phone, bench_sweep, bench_train
+from harmony.cli import (
+    bench_arm,
+    bench_endurance,
+    bench_limits,
+    bench_links,
+    bench_phone,
+    bench_sustained,
+    bench_sweep,
+    bench_train,
+)
 from harmony.cli.extras import require
 
 SettingsT = TypeVar("SettingsT")
@@ -41,6 +50,7 @@ app = typer.Typer(
     harmony bench arm bundles/client-000 --device pixel-3a     instructions of the Arm kernels; see setup-arm, compare
     harmony bench links                                        the link model beside real TCP; needs root
     harmony bench limits bundles/client-000 --memory 16MiB     in so much memory for real; needs root
+    harmony bench sustained bundles/client-000                 under load that does not wait: from the schedule
     harmony bench endurance bundles/client-000                 does its memory grow?
     harmony bench phone bundles/client-000 --runner DIR …      on a real phone over adb
     harmony bench train                                        client-batches per CPU-second
@@ -49,6 +59,7 @@ app = typer.Typer(
 app.command("train")(bench_train.train)
 app.command("sweep")(bench_sweep.sweep)
 app.command("report")(bench_sweep.report)
+app.command("sustained")(bench_sustained.sustained)
 app.command("links")(bench_links.links)
 app.command("limits")(bench_limits.limits)
 app.command("endurance")(bench_endurance.endurance)

@@ -13,6 +13,7 @@ PACKAGES = {
     "cloud": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter"),
     "bench": ("jinja2", "matplotlib", "psutil"),
+    "loadgen": ("mlperf_loadgen",),
 }
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "cloud": [["serve", "bundles"]],
     "bench": [["bench", "bundle"]],
     "executorch": [["demo"]],
+    "loadgen": [["bench", "sustained", "bundle", "--generator", "loadgen"]],
 }
 
 
