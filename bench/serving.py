@@ -101,7 +101,7 @@ def service_cases(
         settings = LoadSettings(**({"connections": 32, "seconds": seconds} | more))
         return Case(name, limit, lambda: measured(service.pid, lambda: load(service.url, service.key, form, settings)))
 
-    over = {"connections": 256, "warm_up": 1.0}
+    over = {"connections": 256, "warm_up": 5.0}  # by then those who are refused stay away as long as they are asked to
     return [
         case("fp32, 32 connections", "probe fp32", plain, "tensor"),
         case("fp32, full protocol, 32 connections", "probe fp32", plain, "full"),

@@ -27,6 +27,7 @@ from harmony.core.signing import Trust
 log = logging.getLogger("harmony.cloud")
 POLL_SECONDS = 1.0
 _DRAIN_SECONDS = 30.0
+_REGISTRY_AWAY_SECONDS = 5.0
 _REMEMBERED = 8  # versions whose counts are kept after they went, in case that they come back
 _Key = tuple[str, str]
 _Asked = ParamSpec("_Asked")
@@ -217,7 +218,7 @@ class Deployment:
             return await self._beside(question, *arguments, **named)
         except (ServiceError, StorageError) as error:
             log.warning("the registry did not answer", extra={"error": str(error)})
-            raise Refusal(503, "internal", "the registry does not answer", headers=((b"retry-after", b"5"),)) from None
+            raise Refusal(503, "internal", "the registry does not answer", retry_after=_REGISTRY_AWAY_SECONDS) from None
         except HarmonyError as error:
             raise Refusal(400, "malformed", str(error)) from None
 

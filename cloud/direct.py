@@ -21,7 +21,8 @@ from harmony.cloud.refusal import Refusal, too_large
 from harmony.cloud.service import Service
 
 log = logging.getLogger("harmony.cloud")
-_RETRY_SECONDS = 1.0
+_LONG_WAIT_SECONDS = 4.0  # outside, for who is back too early: longer, and its caller would take us for dead
+_CROWD_WAIT_SECONDS = 1.0  # for everybody, while too many are refused
 _SHORT_WAIT_SECONDS = 0.05  # a queue that is full for a moment, because somebody took the processor, refuses nobody
 _CLOSE = (b"connection", b"close")
 
@@ -56,6 +57,7 @@ class DirectConnection(GuardedConnection):
         self._most = self._service.settings.max_connections
         self._body_timer: asyncio.TimerHandle | None = None
         self._refused_until = 0.0
+        self._refused_times = 0  # in a row, for a full queue
         self._direct: _Cycle | None = None
         """The request under way, if it is served here. `cycle` may be another by then, pipelined behind it."""
 
@@ -122,7 +124,7 @@ class DirectConnection(GuardedConnection):
     def resume_writing(self) -> None:
         """The caller reads its answers again, so it may ask again."""
         super().resume_writing()
-        if self._direct is None:
+        if self._direct is None or not self._direct.is_held:
             self.flow.resume_reading()
 
     def give_up(self) -> None:
@@ -141,9 +143,7 @@ class DirectConnection(GuardedConnection):
         cycle = self._direct
         if cycle is None:
             return True
-        try:
-            cycle.exchange.require_room(share)
-        except Refusal:
+        if not cycle.exchange.has_room(share):
             return False
         cycle.is_held = False
         self.flow.resume_reading()
@@ -156,11 +156,10 @@ class DirectConnection(GuardedConnection):
     def send_away(self) -> None:
         """Refuse, as a guest whose time is up."""
         if cycle := self._direct:
-            try:
-                cycle.exchange.require_room(0)
-            except Refusal as refusal:
-                self._refused_until = time.monotonic() + _RETRY_SECONDS
-                self._refuse(cycle, refusal)
+            refusal = cycle.exchange.busy(self._refused_times)
+            self._refused_until = time.monotonic() + refusal.retry_after
+            self._refused_times += 1
+            self._refuse(cycle, refusal)
 
     def _begin(self, path: str) -> None:
         exchange = Exchange(self._service, path, dict(self.headers))
@@ -174,30 +173,33 @@ class DirectConnection(GuardedConnection):
         except Refusal as refusal:
             self._refuse(cycle, refusal)
             return
-        try:
-            exchange.require_room()
-        except Refusal as refusal:
-            self._refuse_or_hold(cycle, refusal)
+        if not exchange.has_room():
+            self._hold(cycle)
 
-    def _refuse_or_hold(self, cycle: _Cycle, refusal: Refusal) -> None:
-        """Have the request wait outside: shortly if its caller comes in time, see harmony.cloud.waiting."""
-        now, waiting = time.monotonic(), self._service.waiting
-        if waiting.is_full:
+    def _hold(self, cycle: _Cycle) -> None:
+        """Have the request wait outside, see harmony.cloud.waiting; refuse it at once if too many do."""
+        if self._service.waiting.is_full:
             cycle.keep_alive = False
-            self._refuse(cycle, refusal)
+            self._refuse(cycle, cycle.exchange.busy(self._refused_times))
             return
-        in_time = now >= self._refused_until and waiting.may_refuse_soon()
         cycle.is_held = True
         self.flow.pause_reading()
-        short = min(_SHORT_WAIT_SECONDS, self._service.settings.queue_seconds)
-        waiting.add(self, now + (short if in_time else _RETRY_SECONDS))
+        self._service.waiting.add(self, self._held_until())
+
+    def _held_until(self) -> float:
+        """By time.monotonic(): shortly, for a caller who comes in time."""
+        now = time.monotonic()
+        if now < self._refused_until:
+            return min(self._refused_until, now + _LONG_WAIT_SECONDS)
+        if self._service.waiting.may_refuse_soon():
+            return now + min(_SHORT_WAIT_SECONDS, self._service.settings.queue_seconds)
+        return now + _CROWD_WAIT_SECONDS
 
     def _ask(self, cycle: _Cycle) -> None:
-        try:
-            cycle.exchange.require_room(PATIENCE)
-        except Refusal as refusal:
-            self._refuse_or_hold(cycle, refusal)
+        if not cycle.exchange.has_room(PATIENCE):
+            self._hold(cycle)
             return
+        self._refused_times = 0
         parts = cycle.parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         cycle.parts = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -28,6 +27,7 @@ _Made = TypeVar("_Made")
 log = logging.getLogger("harmony.cloud")
 PATIENCE = 2  # a body that was let in and read has cost its price: it may find the queue this much longer than others
 _QUICK_VALUES = 1 << 14  # more numbers than these are written, or compressed, beside the loop
+_SOONEST_RETRY_SECONDS, _LATEST_RETRY_SECONDS = 1.0, 4.0
 
 
 class Exchange:
@@ -68,21 +68,34 @@ class Exchange:
     def admit(self) -> None:
         """Take a place for the body. 503 with Retry-After if the queue, or what is being read, is full already."""
         self.reserve()
-        self.require_room()
+        if not self.has_room():
+            raise self.busy()
 
     def reserve(self) -> None:
         """Take a place among the bodies that are under way; 503 with Retry-After if there is none."""
         service, size = self._service, self._reserved
         # A lone body is always let in, however small the bound is set.
         if service.inflight_bytes and service.inflight_bytes + size > service.settings.max_inflight_bytes:
-            raise _busy(1.0, "too many bodies are being read")
+            message = "too many bodies are being read"
+            raise Refusal(503, "overload", message, retry_after=_SOONEST_RETRY_SECONDS)
         service.inflight_bytes += size
         self._entered = True
 
-    def require_room(self, share: float = 1.0) -> None:
-        """503 with Retry-After unless the queue is shorter than this share of what is allowed."""
+    def has_room(self, share: float = 1.0) -> bool:
+        """Whether the queue is no longer than this share of what is allowed."""
         assert self._lane is not None  # noqa: S101  # set by `enter`
-        _require_room(self._lane, share * self._service.settings.queue_seconds)
+        return self._lane.batcher.expected_wait() <= share * self._service.settings.queue_seconds
+
+    def busy(self, before: int = 0) -> Refusal:
+        """503 with Retry-After for a queue that is full.
+
+        before: how often in a row its caller was refused; each time doubles its pause. Of callers who come back in
+        vain every second, each costs a refusal a second, and the more there are, the less is left for answers.
+        """
+        assert self._lane is not None  # noqa: S101  # set by `enter`
+        pause = min(_SOONEST_RETRY_SECONDS * 2.0 ** min(before, 10), _LATEST_RETRY_SECONDS)
+        wait = max(pause, self._lane.batcher.expected_wait())
+        return Refusal(503, "overload", f"the queue of '{self._lane.model.name}' is full", retry_after=wait)
 
     @property
     def lane(self) -> Lane | None:
@@ -139,7 +152,8 @@ class Exchange:
         self._plan = plan = header.plan(lane.expected)
         self._told = told_exits(self.headers.get(b"harmony-exits"))
         load = load_of(plan, blob, lane.expected)
-        self.require_room(PATIENCE)
+        if not self.has_room(PATIENCE):
+            raise self.busy()
         if plan.timeout_us:
             self._expire_after(plan.timeout_us)
         self._job = lane.batcher.submit(plan.rows, load, self._computed, plan.priority)
@@ -216,14 +230,3 @@ class Exchange:
                 self._fail(error)
 
         pending.add_done_callback(go_on)
-
-
-def _require_room(lane: Lane, seconds: float) -> None:
-    wait = lane.batcher.expected_wait()
-    if wait > seconds:
-        raise _busy(wait, f"the queue of '{lane.model.name}' is full")
-
-
-def _busy(wait: float, message: str) -> Refusal:
-    retry = b"%d" % max(1, math.ceil(wait))
-    return Refusal(503, "overload", f"{message}; try again in {retry.decode()} s", headers=((b"retry-after", retry),))

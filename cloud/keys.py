@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -145,8 +144,7 @@ class Caller:
 
 
 def _too_many(wait: float, message: str) -> Refusal:
-    retry = b"%d" % max(1, math.ceil(wait))
-    return Refusal(429, "limited", f"{message}; try again in {retry.decode()} s", headers=((b"retry-after", retry),))
+    return Refusal(429, "limited", message, retry_after=wait)
 
 
 class KeyRing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Literal
 
 from harmony.core.errors import ContractMismatch, HarmonyError
@@ -29,9 +30,18 @@ Reason = Literal[
 
 
 class Refusal(Exception):
-    """Ends a request. The body of the answer is {"error": message}; `headers` go beside it."""
+    """Ends a request. The body of the answer is {"error": message}; `headers` go beside it.
 
-    def __init__(self, status: int, reason: Reason, message: str, *, headers: tuple[Header, ...] = ()) -> None:
+    retry_after: seconds after which it makes sense to ask again; the header Retry-After says it, and the message.
+    """
+
+    def __init__(
+        self, status: int, reason: Reason, message: str, *, headers: tuple[Header, ...] = (), retry_after: float = 0.0
+    ) -> None:
+        self.retry_after = math.ceil(retry_after)  # HTTP has whole seconds
+        if self.retry_after:
+            message = f"{message}; try again in {self.retry_after} s"
+            headers = (*headers, (b"retry-after", b"%d" % self.retry_after))
         super().__init__(message)
         self.status = status
         self.reason: Reason = reason

@@ -1,9 +1,9 @@
 """What keeps a storm of refusals from eating the time of the requests that could be served.
 
-A refusal costs the service about a tenth of an answer, and a caller who does not heed Retry-After collects hundreds a
+A refusal costs the service up to a third of an answer, and a caller who does not heed Retry-After collects hundreds a
 second. So a request that finds the queue full waits outside, its body unread, which costs nothing. It is let in when
 the queue has become short. Who comes in time is refused after a moment; who is back before Retry-After has passed only
-when it has. The same happens to everybody while refusals come faster than REFUSALS_A_SECOND, so that opening new
+when it has. A second's wait is for everybody while refusals come faster than REFUSALS_A_SECOND, so that opening new
 connections is no way around it.
 """
 
@@ -45,6 +45,9 @@ class WaitingRoom:
         self._timer: asyncio.TimerHandle | None = None
         self._credit = REFUSALS_A_SECOND
         self._counted = 0.0
+
+    def __len__(self) -> int:
+        return len(self._guests)
 
     @property
     def is_full(self) -> bool:

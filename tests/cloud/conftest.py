@@ -10,7 +10,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,7 @@ class Inside:
         self.app = app
         self.lane = app.service.table.route("backend").lane
         self._address = ("", 0)
+        self._callers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -293,10 +294,15 @@ class Inside:
             server.close()
             for left in list(state.connections):
                 left.transport.abort()
-            await asyncio.sleep(0)
+            for caller in self._callers:
+                caller.close()
+                with suppress(ConnectionError):
+                    await caller.wait_closed()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(*self._address)
+        reader, writer = await asyncio.open_connection(*self._address)
+        self._callers.append(writer)
+        return reader, writer
 
 
 Work = Callable[[Inside], Awaitable[None]]

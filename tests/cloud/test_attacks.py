@@ -66,7 +66,6 @@ def test_a_full_queue_is_said_before_the_body_is_sent(inside: Run, monkeypatch: 
         assert service.lane.statistics.counted().success.count == 0
         writer.write(BODY + HEAD + BODY)
         assert (await answer_of(reader))[0] == 200
-        writer.close()
 
     inside(work)
 
@@ -87,8 +86,6 @@ def test_a_crowd_outside_is_bounded(inside: Run, monkeypatch: pytest.MonkeyPatch
             assert (status, headers[b"connection"]) == (503, b"close")
             assert await asyncio.wait_for(second[0].read(), HANG) == b""
         assert (await answer_of(first[0]))[0] == 200
-        for _, writer in (first, second):
-            writer.close()
 
     inside(work, queue_seconds=60)
 
@@ -116,7 +113,6 @@ def test_a_byte_now_and_then_buys_no_time(inside: Run, monkeypatch: pytest.Monke
                 with suppress(ConnectionError):
                     assert await asyncio.wait_for(reader.read(), HANG) == b""
             dripping.cancel()
-            writer.close()
 
     inside(work, body_seconds=0.3)
 
@@ -138,7 +134,22 @@ def test_answers_that_nobody_reads_stop_the_questions(inside: Run) -> None:
         assert 0 < seen < many / 2
         statuses = [(await answer_of(reader))[0] for _ in range(many)]
         assert statuses == [200] * many
-        writer.close()
+
+    inside(work)
+
+
+def test_a_question_behind_unread_refusals_is_heard_to_its_end(inside: Run) -> None:
+    """Refusals that nobody reads stop the reading, in the middle of the next body; who reads them goes on."""
+    many, wrong = 700, b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+
+    async def work(service: Inside) -> None:
+        reader, writer = await service.connect()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        writer.write(wrong * many + HEAD + BODY[:50])  # one packet
+        await asyncio.sleep(0.2)
+        writer.write(BODY[50:])
+        statuses = [(await answer_of(reader))[0] for _ in range(many + 1)]
+        assert statuses == [404] * many + [200]
 
     inside(work)
 

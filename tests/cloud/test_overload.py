@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from harmony.cloud import waiting
+from harmony.cloud import direct, waiting
 from harmony.cloud.process import RunningService, running_service
 
 if TYPE_CHECKING:
-    from tests.cloud.conftest import Bundle, Client, Floats
+    from tests.cloud.conftest import Bundle, Client, Floats, Inside
 
 Features = Callable[..., "Floats"]
 Tensor = Callable[..., dict[str, Any]]
@@ -111,6 +111,128 @@ def test_a_request_behind_one_that_waits_outside_is_answered_after_it(
                     stream.read(int(headers[b"content-length"]))
     assert len(statuses) == 24
     assert set(statuses) <= {200, 503}
+
+
+BODY = json.dumps(
+    {"inputs": [{"name": "feature", "datatype": "FP32", "shape": [1, 8, 4, 4], "data": [0.5] * 128}]}
+).encode()
+HEAD = b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+
+
+class Clock:
+    """In the place of `time`, for who waits outside."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (waiting, direct):
+        monkeypatch.setattr(module, "time", made)
+    return made
+
+
+class Asking:
+    """One connection to the service of this process."""
+
+    def __init__(self, service: Inside) -> None:
+        self.service = service
+
+    async def send(self, text: bytes) -> None:
+        if not hasattr(self, "writer"):
+            self.reader, self.writer = await self.service.connect()
+        self.writer.write(text)
+
+    async def heard(self) -> tuple[int, int]:
+        """Status and Retry-After of the next answer, 0 without one."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
+        lines = dict(line.lower().split(b": ", 1) for line in head.rstrip().split(b"\r\n")[1:])
+        await self.reader.readexactly(int(lines[b"content-length"]))
+        return int(head.split()[1]), int(lines.get(b"retry-after", 0))
+
+    async def is_outside(self, guests: int = 1) -> None:
+        """Wait until so many are outside; it hears nothing there."""
+        async with asyncio.timeout(20):
+            while len(self.service.app.service.waiting) < guests:
+                await asyncio.sleep(0.005)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 0.05)
+
+
+def test_whose_time_is_up_is_told_though_the_queue_is_empty(
+    inside: Callable[..., None], monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """The last place goes to the first who waits, whose body is still on its way: nothing is queued yet."""
+
+    async def work(service: Inside) -> None:
+        first, second, batcher = Asking(service), Asking(service), service.lane.batcher
+        batcher._seconds_a_row = 10.0
+        with monkeypatch.context() as patch:
+            patch.setattr(batcher, "expected_wait", lambda: 10.0)
+            for guests, one in enumerate((first, second), 1):
+                await one.send(HEAD)
+                await one.is_outside(guests)
+        clock.now += 5
+        assert (await second.heard())[0] == 503
+        await first.send(BODY)
+        assert await first.heard() == (200, 0)
+
+    inside(work, queue_seconds=1)
+
+
+def test_who_is_refused_again_and_again_is_asked_to_stay_away_longer(
+    inside: Callable[..., None], monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """The answers pay for callers who come back in vain: for 150 of them every second, or for 40."""
+
+    async def work(service: Inside) -> None:
+        one = Asking(service)
+        with monkeypatch.context() as patch:
+            patch.setattr(service.lane.batcher, "expected_wait", lambda: 0.02)
+            heard = []
+            for _ in range(4):
+                await one.send(HEAD + BODY)
+                await one.is_outside()
+                clock.now += 0.05
+                heard.append(await one.heard())
+                clock.now += heard[-1][1]
+        assert heard == [(503, 1), (503, 2), (503, 4), (503, 4)]
+        await one.send(HEAD + BODY)
+        assert await one.heard() == (200, 0)
+        monkeypatch.setattr(service.lane.batcher, "expected_wait", lambda: 0.02)
+        await one.send(HEAD + BODY)
+        await one.is_outside()
+        clock.now += 0.05
+        assert await one.heard() == (503, 1), "an answer makes good for all of it"
+
+    inside(work, queue_seconds=0.01)
+
+
+def test_who_is_back_too_early_is_told_no_earlier(
+    inside: Callable[..., None], monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    async def work(service: Inside) -> None:
+        one = Asking(service)
+        monkeypatch.setattr(service.lane.batcher, "expected_wait", lambda: 0.02)
+        await one.send(HEAD + BODY)
+        await one.is_outside()
+        clock.now += 0.05
+        assert await one.heard() == (503, 1)
+        await one.send(HEAD + BODY)
+        await one.is_outside()
+        clock.now += 0.9
+        await one.is_outside()
+        clock.now += 0.2
+        assert await one.heard() == (503, 2)
+        monkeypatch.undo()
+        await one.send(HEAD + BODY)
+        assert await one.heard() == (200, 0), "early or not: there is room"
+
+    inside(work, queue_seconds=0.01)
 
 
 class Visitor:
