@@ -166,9 +166,7 @@ def answer_latency(result: BenchResult) -> str:
                 va="center",
                 size=11,
             )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.minorticks_off()
+        svg.log_scale(axes)
         axes.margins(x=0.2)
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -13,7 +13,7 @@ from harmony.bench.page import Figure, Section, Table, Tile, write_page
 from harmony.bench.results import BenchResult, BundleResult
 from harmony.bench.text import percent
 
-_WORDS = frozenset({"own classes", "profile", "answer by", "regime"})
+_WORDS = frozenset({"holds", "profile", "answer by", "regime"})
 
 
 def write_report(
@@ -124,7 +124,7 @@ def _answers(result: BenchResult) -> Section:
 
 
 def _devices_table(result: BenchResult, rho: float) -> Table:
-    columns = ["device", "own classes", "accuracy", "own", "other", "own, sent away", "other, kept", "degraded"]
+    columns = ["device", "holds", "accuracy", "own", "other", "own, sent away", "other, kept", "degraded"]
     rows = [
         [
             _device(one),

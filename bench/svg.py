@@ -67,6 +67,21 @@ def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, axes
 
 
+def log_scale(axes: Axes) -> None:
+    """Times or sizes from left to right, as plain numbers. Where less than two decades are shown, twos and fives are
+    named too, and more where that would leave hardly any."""
+
+    def minor(value: float, _: object) -> str:
+        low, high = axes.get_xlim()
+        named = "23457" if high < 6 * low else "25" if high < 100 * low else ""
+        return f"{value:g}" if f"{value:e}"[0] in named else ""
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(minor)
+    axes.tick_params(axis="x", which="both", labelsize=10.5, length=0, pad=6, labelcolor=MUTED)
+
+
 def to_svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an <svg> element. name: unique in the page; description: what a screen reader says."""
     with matplotlib.rc_context(_STYLE):

@@ -94,7 +94,7 @@ def tradeoff(found: Sequence[Spot], *, name: str, cost: str, log: bool) -> str:
                 mine = [one for one in found if (one.method, one.strategy) == (method, strategy)]
                 _series(axes, mine, colour, strategy)
         if log:
-            _log_scale(axes)
+            svg.log_scale(axes)
         axes.margins(y=0.13)
         _name_methods(axes, found, colours)
         axes.set_xlabel(cost)
@@ -103,19 +103,6 @@ def tradeoff(found: Sequence[Spot], *, name: str, cost: str, log: bool) -> str:
         axes.spines["left"].set_visible(False)
         _legend(axes, {one.strategy for one in found})
         return svg.to_svg(figure, name, f"Accuracy against {cost}, by method and by who answers, with the Pareto front")
-
-
-def _log_scale(axes: Axes) -> None:
-    """Plain numbers; where less than two decades are shown, twos and fives are named too."""
-
-    def minor(value: float, _: object) -> str:
-        low, high = axes.get_xlim()
-        return f"{value:g}" if high < 100 * low and f"{value:e}"[0] in "25" else ""
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(minor)
-    axes.tick_params(axis="x", which="minor", labelsize=10, length=0, labelcolor=svg.MUTED)
 
 
 def _series(axes: Axes, mine: Sequence[Spot], colour: str, strategy: Strategy) -> None:
@@ -136,9 +123,11 @@ def _name_methods(axes: Axes, found: Sequence[Spot], colours: Mapping[str, str])
         if not mine:
             continue
         top = max(mine, key=lambda one: one.accuracy)
+        middle = axes.transAxes.inverted().transform(axes.transData.transform((top.cost, 100 * top.accuracy)))
+        right = bool(middle[0] > 0.5)  # a name is written where there is room for it
         axes.annotate(
-            method_name(method), (top.cost, 100 * top.accuracy), (-8, 8), textcoords="offset points", ha="right",
-            color=colour, weight="bold",
+            method_name(method), (top.cost, 100 * top.accuracy), (-8 if right else 8, 8), textcoords="offset points",
+            ha="right" if right else "left", color=colour, weight="bold",
         )  # fmt: skip
 
 
@@ -203,7 +192,7 @@ def memory(result: SweepResult, accuracy_of: Mapping[tuple[str, str, str, str], 
             axes.plot(peak, 100 * accuracy_of[key], marks[engine, precision], ms=8, color=colours[method], alpha=0.85)
         wide = max(peaks.values()) > 3 * min(peaks.values())
         if wide:
-            _log_scale(axes)
+            svg.log_scale(axes)
         axes.margins(x=0.12, y=0.15)
         axes.set_xlabel(f"peak memory of a device process (MiB{', log scale' if wide else ''})")
         axes.set_ylabel("accuracy (%)")
@@ -250,7 +239,7 @@ def path_latencies(result: SweepResult, device_index: int = 0) -> str:
                         path, (1000 * one.median_s, -0.45), (0, 7), textcoords="offset points", ha="center",
                         size=10.5, color=svg.MUTED,
                     )  # fmt: skip
-        _log_scale(axes)
+        svg.log_scale(axes)
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.set_ylim(len(rows) - 0.4, -1.1)
         axes.margins(x=0.14)

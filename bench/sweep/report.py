@@ -17,7 +17,7 @@ from harmony.bench.sweep.schema import SHIPPED, SweepResult
 from harmony.bench.text import percent
 
 WORDS = frozenset({
-    "until", "regime", "beyond noise",
+    "until", "regime", "architecture", "beyond noise",
     "engine", "precision", "answer by", "source", "core", "rule", "method", "device", "link", "model",
     "runtime", "date",
 })  # fmt: skip
@@ -109,7 +109,8 @@ def _tiles(view: View) -> list[Tile]:
         accuracy = mean(one.accuracy.overall for one in mine)
         tiles.append(Tile(f"{percent(accuracy)} %", f"accuracy at ρ = {view.rho:g}, {method_name(method)}, as shipped"))
     first = min(here, key=lambda one: (one.method != "harmony", one.client))
-    tiles.append(Tile(_range_ms(first.latency, "mean"), f"mean answer of {first.name}, {view.device}, {view.link}"))
+    time, between = _range_ms(first.latency, "mean")
+    tiles.append(Tile(time, f"({between}) mean answer of {first.name}, {view.device}, {view.link}"))
     tiles.append(Tile(f"{mean(one.sent_bytes for one in here):,.0f} B", "sent for an image, mean"))
     peak = max(one.peak_bytes for one in here) / 2**20
     return [*tiles, Tile(f"{peak:.1f} MiB", "peak memory of a device process")]
@@ -119,8 +120,7 @@ def _tradeoffs(view: View) -> Section:
     figures = [
         Figure(
             f"On {view.device} over {link.name}",
-            f"Mean over all clients at ρ = {view.rho:g}. Every dot of a line is another share of own images that may "
-            f"be sent; thin bars: where the truth is to be expected. {_FOLLOWING}",
+            f"{link.down_kbit / 1000:g} Mbit/s down, {link.up_kbit / 1000:g} up, {link.rtt_ms:g} ms round trip.",
             plots.tradeoff(
                 plots.spots(view.at(link=link.name), plots.latency_ms),
                 name=f"latency-{link.name}",
@@ -146,7 +146,9 @@ def _tradeoffs(view: View) -> Section:
     ]
     return Section(
         "Accuracy for time",
-        f"{view.conditions}. Accuracy is of images that no threshold was chosen on.",
+        f"{view.conditions}. Mean over all clients at ρ = {view.rho:g}; accuracy is of images that no threshold was "
+        f"chosen on. {_FOLLOWING} Every dot of a line is another share of own images that may be sent; thin bars: "
+        "where the truth is to be expected.",
         figures,
         [_rules_table(view)],
     )
@@ -203,7 +205,7 @@ def _rho(view: View) -> Section:
     figures = [
         Figure(
             "As unfamiliar images come in",
-            f"Thresholds as shipped; mean over all clients. Dotted: who answers alone. {_FOLLOWING}",
+            "Thresholds as shipped. Dotted: who answers alone.",
             plots.over_rho(mine),
         )
     ]
@@ -211,15 +213,15 @@ def _rho(view: View) -> Section:
         figures.append(
             Figure(
                 f"At ρ = {least:g}, for what is sent",
-                "Every dot of a line is another share of own images that may be sent. What a fixed threshold sends "
-                "here, it sends whether or not anything unfamiliar comes.",
+                "What a fixed threshold sends here, it sends in vain: nothing unfamiliar comes.",
                 plots.tradeoff(
                     plots.spots(view.at(rho=least), plots.sent_bytes), name="bytes-least",
                     cost="bytes sent for an image", log=False,
                 ),
             )
         )  # fmt: skip
-    return Section("Accuracy over ρ", "", figures, [_rho_table(mine)])
+    text = "ρ is how many images of other classes come for each own one. Mean over all clients."
+    return Section("Accuracy over ρ", text, figures, [_rho_table(mine)])
 
 
 def _rho_table(mine: Sequence[Case]) -> Table:
@@ -344,9 +346,9 @@ def _range(values: Iterable[float]) -> str:
     return f"{value:.3g} ({low:.3g} … {high:.3g})"
 
 
-def _range_ms(latency: Latency, name: str) -> str:
+def _range_ms(latency: Latency, name: str) -> tuple[str, str]:
     value, low, high = (1000 * float(getattr(latency, f"{name}{part}_s")) for part in ("", "_low", "_high"))
-    return f"{milliseconds(value)} ({low:.2g} … {high:.2g})"
+    return milliseconds(value), f"{low:.2g} … {high:.2g}"
 
 
 def _facts(result: SweepResult) -> dict[str, str]:

@@ -26,13 +26,16 @@ def changes_section(before: SweepResult, after: SweepResult) -> Section:
     columns = ["device", "until", "regime", "before", "after", "change", "beyond noise"]
     sizes = [
         [
-            _name(one.after), f"{one.before.file_bytes:,}", f"{one.after.file_bytes:,}",
+            _name(one.after), one.after.architecture, f"{one.before.file_bytes:,}", f"{one.after.file_bytes:,}",
             f"{one.before.memory.peak_bytes / 2**20:.1f}", f"{one.after.memory.peak_bytes / 2**20:.1f}",
             *(percent(value) for value in one.accuracy or (None, None)),
         ]
         for one in changes
     ]  # fmt: skip
-    size_columns = ["device", "files before, B", "after", "peak before, MiB", "after", "accuracy before, %", "after"]
+    size_columns = [
+        "device", "architecture", "files before, B", "after", "peak before, MiB", "after", "accuracy before, %",
+        "after",
+    ]  # fmt: skip
     middle = median([cost.ratio for cost in costs])
     text = (
         f"{len(changes)} bundles and engines are in both; the median cost is {middle:.3f} of before. A change is "
@@ -52,7 +55,7 @@ def changes_section(before: SweepResult, after: SweepResult) -> Section:
 
 
 def _name(unit: Unit) -> str:
-    return f"{unit.name} · {unit.architecture} · {ENGINE_NAMES[unit.engine]} {unit.precision}"
+    return f"{unit.name}, {ENGINE_NAMES[unit.engine]} {unit.precision}"
 
 
 def _when(result: SweepResult) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from harmony.bench.result_files import write_result
 from harmony.bench.statistics import ratio
 from harmony.bench.sweep.compare import compare
 from harmony.bench.sweep.report import write_report
 from harmony.bench.sweep.schema import PathCost, RegimeCosts
+from harmony.core.errors import ContractMismatch
 
 
 def test_the_page_needs_nothing_else_and_says_how_it_was_measured(tmp_path: Path, sweep_of: Any) -> None:
@@ -70,3 +76,32 @@ def test_two_precisions_are_never_in_one_plot(tmp_path: Path, sweep_of: Any, uni
     page = (tmp_path / "page.html").read_text()
     assert "<b>81.0 %</b><span>accuracy at ρ = 1, HARMONY, as shipped</span>" in page
     assert "ONNX int8" in page
+
+
+def test_sweeps_without_a_common_regime_are_not_compared(sweep_of: Any, unit_of: Any) -> None:
+    paused = unit_of(costs=(unit_of().costs[0].model_copy(update={"regime": "sparse"}),))
+    with pytest.raises(ContractMismatch, match=r"no regime in common .sweep both with or without --sparse"):
+        compare(sweep_of(), sweep_of(paused))
+
+
+def test_the_command_writes_a_page_about_two_sweeps(tmp_path: Path, sweep_of: Any, unit_of: Any) -> None:
+    sweeps = {"before": sweep_of(), "after": sweep_of(_slower(unit_of(), 2)), "other": sweep_of(unit_of(run="other"))}
+    for name, sweep in sweeps.items():
+        (tmp_path / name).mkdir()
+        write_result(tmp_path / name, sweep)
+
+    def report(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "harmony.cli.main", "bench", "report", "after", "--compare", name]
+        return subprocess.run(
+            [*command, "--out", "page.html"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    done = report("other")
+    assert done.returncode == 2
+    assert "the two sweeps have no bundle and engine in common" in done.stderr
+    assert not (tmp_path / "page.html").exists()
+    done = report("before")
+    assert (done.returncode, done.stdout) == (0, "report: page.html\n")
+    page = (tmp_path / "page.html").read_text()
+    assert "Compared with an earlier sweep" in page
+    assert "+100.0 %" in page
