@@ -158,10 +158,10 @@ def _bases(result: SweepResult, device: Device, counts: Counted | None, tiers: s
     return tuple(one for one in found if one.tier in tiers)
 
 
-def _merit(one: Choice) -> tuple[float, bool, float]:
+def _merit(one: Choice) -> tuple[float, bool, float, bool]:
     """More accurate first; then what was counted, since times of two tiers are not to be held against each other; then
-    quicker."""
-    return one.choice, one.tier == "arm-instructions", -one.p90.value
+    quicker; then what devices do unless they are told otherwise."""
+    return one.choice, one.tier == "arm-instructions", -one.p90.value, one.strategy == "following"
 
 
 def broken(one: Choice, question: Question) -> list[str]:
@@ -199,7 +199,10 @@ def _behind(chosen: Choice, best: Choice | None) -> str:
     points = 100 * (best.choice - chosen.choice)
     if points >= 0.05:
         return f"fits, but is {points:.1f} points less accurate on the images to choose by"
-    less = "but slower" if chosen.tier == best.tier else f"by times of {chosen.tier}"
+    if chosen.tier != best.tier:
+        less = f"by times of {chosen.tier}"
+    else:
+        less = "but slower" if chosen.p90.value > best.p90.value else "and as quick"
     return f"fits, as accurate on the images to choose by, {less}"
 
 

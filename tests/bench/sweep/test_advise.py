@@ -75,6 +75,17 @@ def test_without_a_link_the_cloud_is_not_asked(two: SweepResult) -> None:
     assert {one.strategy for one in ask(two, link=None).verdicts} == {"device"}
 
 
+def test_of_two_that_are_alike_devices_do_what_is_taken(sweep_of: Any, unit_of: Any) -> None:
+    points = {point.rule.name: point for point in unit_of().points}
+    fixed = points["fallback as shipped"]
+    alike = fixed.model_copy(update={"rule": points["following as shipped"].rule})
+    advice = ask(sweep_of(unit_of(points=(fixed, alike))))
+    assert [(one.rule, one.reason) for one in advice.verdicts] == [
+        ("following as shipped", "the best within the budget"),
+        ("fallback as shipped", "fits, as accurate on the images to choose by, and as quick"),
+    ]
+
+
 def test_other_limits(two: SweepResult) -> None:
     for limit in ({"sent": 100.0}, {"offload": 0.05}, {"file": 1000.0}, {"first_s": 0.01}, {"median_s": 0.0001}):
         broken = [one for one in ask(two, **limit).verdicts if not one.fits]
