@@ -9,17 +9,18 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from harmony.bench.programs import read_programs
 from harmony.core.bundle import DeviceManifest
 
 Floats = NDArray[np.float32]
 
 
 class BareFrontEnd:
-    """Both segments of an opened device bundle that has ONNX files."""
+    """Both segments of an opened device bundle, a folder or a .tar, that has ONNX files."""
 
     def __init__(self, folder: Path, manifest: DeviceManifest) -> None:
-        roles = manifest.engines["onnxruntime"]
-        self._exit1, self._exit2 = (one_thread_session(folder / roles[role]) for role in ("exit1", "exit2"))
+        roles, programs = manifest.engines["onnxruntime"], read_programs(folder, manifest, "onnxruntime")
+        self._exit1, self._exit2 = (one_thread_session(programs[roles[role]]) for role in ("exit1", "exit2"))
 
     def exit1(self, image: Floats) -> Floats:
         """(1, C, H, W) prepared image → hidden; the logits are computed and dropped."""
@@ -32,8 +33,8 @@ class BareFrontEnd:
         return feature, logits
 
 
-def one_thread_session(program: Path) -> Any:
-    """An onnxruntime.InferenceSession as a device runs it: on the caller's thread alone."""
+def one_thread_session(program: bytes) -> Any:
+    """An onnxruntime.InferenceSession of these bytes as a device runs it: on the caller's thread alone."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return ort.InferenceSession(str(program), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(program, options, providers=["CPUExecutionProvider"])

@@ -11,6 +11,7 @@ from harmony.bench.mixes import Replay
 from harmony.bench.plan import Target
 from harmony.core.bundle import CloudManifest
 from harmony.core.preprocess import Preprocessor
+from harmony.core.sealed import read_sealed
 from harmony.core.wire import decode, encode
 
 _BATCH = 64
@@ -19,7 +20,7 @@ _BATCH = 64
 def replay(target: Target, cloud: Path, manifest: CloudManifest) -> Replay:
     """Labels (n,) by exit 2 and by the back end for the target's stream; features take the wire's codec on the way."""
     front, bare = target.manifest, BareFrontEnd(target.folder, target.manifest)
-    session, own = one_thread_session(cloud / manifest.program), np.asarray(target.manifest.classes.own)
+    session, own = one_thread_session(read_sealed(cloud, manifest, manifest.program)), np.asarray(front.classes.own)
     exit2, server = [], []
     prepared = Preprocessor(front.image)(target.images)
     for start in range(0, len(prepared), _BATCH):

@@ -36,7 +36,7 @@ from harmony.bench.statistics import summarise
 from harmony.bench.stream import Cloud, Stream, run_stream
 from harmony.cloud.process import running_service
 from harmony.core.adaptive import AdaptiveThreshold
-from harmony.core.bundle import VECTORS, DeviceManifest, EngineName, read_vectors
+from harmony.core.bundle import DeviceManifest, EngineName, sealed_vectors
 from harmony.core.spec import Frozen
 from harmony.core.wire import CODECS, encode
 
@@ -226,7 +226,7 @@ def _follow(manifest: DeviceManifest) -> Callable[[], AdaptiveThreshold] | None:
 
 
 def _wire(target: Target, stream: Stream) -> Wire:
-    features = read_vectors(target.folder / VECTORS)["feature"]
+    features = sealed_vectors(target.folder, target.manifest)["feature"]
     sent = stream.exits == "cloud"
     return Wire(
         codec=target.manifest.fallback.codec,

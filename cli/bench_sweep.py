@@ -135,7 +135,7 @@ def _settings(bundles: dict[str, tuple[Path, ...]], **fields: Any) -> SweepSetti
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:

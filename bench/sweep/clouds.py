@@ -11,7 +11,7 @@ import psutil
 from harmony.bench.plan import Target
 from harmony.bench.sweep.schema import CloudCost
 from harmony.cloud.process import running_service
-from harmony.core.bundle import VECTORS, read_vectors
+from harmony.core.bundle import sealed_vectors
 from harmony.core.wire import encode
 from harmony.device import FallbackClient
 
@@ -24,7 +24,7 @@ def cloud_cost(cloud: Path, target: Target, requests: int = REQUESTS) -> CloudCo
     CPU and not wall clock: what else this machine does has no part in it. Queues and other people's requests have
     none either.
     """
-    features = list(read_vectors(target.folder / VECTORS)["feature"])
+    features = list(sealed_vectors(target.folder, target.manifest)["feature"])
     with (
         running_service(cloud) as service,
         FallbackClient(service.url, service.key, manifest=target.manifest, deadline_s=30) as client,

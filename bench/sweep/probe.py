@@ -25,6 +25,7 @@ from harmony.bench.sweep.order import COSTS_FILE, SCORES_FILE, Costs, Models, Mo
 from harmony.bench.sweep.schema import PathName
 from harmony.core.bundle import DeviceManifest, open_cloud_bundle, open_device_bundle
 from harmony.core.scores import score
+from harmony.core.sealed import read_sealed
 from harmony.core.wire import decode, encode
 from harmony.device.engine import Engine, ExitOut, open_engine
 from harmony.device.prepare import Prepare
@@ -199,7 +200,8 @@ def scores(
 
 
 def _cloud(features: Floats, back_end: Path, manifest: DeviceManifest) -> NDArray[np.int64]:
-    session = one_thread_session(back_end / open_cloud_bundle(back_end).program)
+    known = open_cloud_bundle(back_end)
+    session = one_thread_session(read_sealed(back_end, known, known.program))
     parts = [features[start : start + _BATCH] for start in range(0, len(features), _BATCH)]
     tokens = [session.run(None, {"feature": part})[0].argmax(1) for part in parts]
     labels: NDArray[np.int64] = manifest.classes.label_of_token[np.concatenate(tokens)]

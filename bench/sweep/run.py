@@ -122,6 +122,11 @@ def _plan(settings: SweepSettings, clouds: dict[str, Path]) -> Plan:
     return plan
 
 
+def _digest_of_data(target: Target) -> str:
+    """Images and labels: a path may hold others than it did before an interruption."""
+    return hashlib.sha256(target.images.tobytes() + target.truth.tobytes()).hexdigest()
+
+
 class _Work:
     """The steps, their progress, and what is kept of them."""
 
@@ -211,7 +216,7 @@ class _Work:
         )
         cloud = self._clouds.get(key_of(target))
         return (what, digest_of(target.folder), target.name, engine, self._runtimes[engine], chosen,
-                "" if cloud is None else digest_of(cloud))  # fmt: skip
+                _digest_of_data(target), "" if cloud is None else digest_of(cloud))  # fmt: skip
 
     def _once(self, kind: type[KeptT], identity: tuple[str, ...], measure: Callable[[], KeptT]) -> KeptT:
         """What an earlier sweep kept of just this on this host, or a new measurement, kept at once."""

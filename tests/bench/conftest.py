@@ -305,7 +305,7 @@ def _back_end(folder: Path, pooled: Floats, labels: Any) -> Path:
     )
     with sealing(folder) as draft:
         (draft / "back_end.onnx").write_bytes(program)
-        session = one_thread_session(draft / "back_end.onnx")
+        session = one_thread_session(program)
         features = pooled[:4].reshape(4, 1, 7, 7).repeat(2, axis=1)
         (probabilities,) = session.run(None, {"feature": features})
         write_vectors(draft / VECTORS, {"feature": features, "probabilities": probabilities})

@@ -16,6 +16,7 @@ from harmony.bench.bare import BareFrontEnd
 from harmony.bench.child import run_module
 from harmony.bench.plan import make_plan
 from harmony.bench.result_files import CSV_FILE, JSON_FILE, REPORT_FILE, read_result
+from harmony.core.archive import pack
 from harmony.core.errors import EngineError
 from harmony.core.scores import neg_entropy
 
@@ -23,10 +24,14 @@ RHOS = (0.0, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
-def settings(federation: Any) -> BenchSettings:
+def settings(federation: Any, tmp_path_factory: pytest.TempPathFactory) -> BenchSettings:
+    """The second device and the cloud are carried about as .tar."""
+    folder = tmp_path_factory.mktemp("carried")
+    pack(federation.devices[1], folder / "client-001.tar")
+    pack(federation.cloud, folder / "cloud.tar")
     return BenchSettings(
-        bundles=federation.devices,
-        cloud=federation.cloud,
+        bundles=(federation.devices[0], folder / "client-001.tar"),
+        cloud=folder / "cloud.tar",
         rhos=RHOS,
         limit=120,
         rounds=3,

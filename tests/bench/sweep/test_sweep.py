@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from harmony.bench.sweep.find import find_bundles
 from harmony.bench.sweep.order import Timed
 from harmony.bench.sweep.probe import harness_s
 from harmony.bench.sweep.unit import Measured, pooled, to_costs
+from harmony.core.archive import pack
 from harmony.core.errors import ArtifactMissing, ConfigError, ContractMismatch
 
 
 @pytest.fixture
-def settings(federation: Any) -> SweepSettings:
+def settings(federation: Any, tmp_path: Path) -> SweepSettings:
+    """The second device and the cloud are carried about as .tar."""
+    device, cloud = tmp_path / "client-001.tar", tmp_path / "cloud.tar"
+    pack(federation.devices[1], device)
+    pack(federation.cloud, cloud)
     return SweepSettings(
-        bundles=federation.devices, clouds=(federation.cloud,), engines=("onnxruntime",), links=("lte",),
+        bundles=(federation.devices[0], device), clouds=(cloud,), engines=("onnxruntime",), links=("lte",),
         rhos=(0, 1), budgets=(0.1, 0.5), passes=2, rounds=3, per_round=2, limit=120, regimes=("hot",),
     )  # fmt: skip
 
@@ -49,7 +55,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
         sweep(settings, tmp_path / "keep", stop)
     events: list[SweepEvent] = []
     result = sweep(settings, tmp_path / "keep", events.append)
-    assert measured == {"client-000": 1, "client-001": 1}
+    assert measured == {"client-000": 1, "client-001.tar": 1}
     assert [event.done for event in events] == [*range(events[-1].total), events[-1].total]
     again = sweep(settings, tmp_path / "keep")
     assert (again.units, again.calibrations, again.clouds) == (result.units, result.calibrations, result.clouds)
@@ -58,7 +64,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
 
     other = settings.model_copy(update={"seed": 1, "bundles": settings.bundles[:1], "passes": 1})
     sweep(other, tmp_path / "keep")
-    assert measured == {"client-000": 2, "client-001": 1}
+    assert measured == {"client-000": 2, "client-001.tar": 1}
 
 
 def _numbers_are_those_of_the_programs(federation: Any, settings: SweepSettings, result: Any) -> None:
@@ -76,10 +82,21 @@ def _numbers_are_those_of_the_programs(federation: Any, settings: SweepSettings,
         paths = {path.path: path for path in one.costs[0].paths}
         assert 0 < paths["exit1"].rounds.median < paths["exit2"].rounds.median < paths["send"].rounds.median
         assert one.macs == (49 * 3, 2 * 49 * 3)
-        programs = b"".join((target.folder / name).read_bytes() for name in ("exit1.onnx", "exit2.onnx"))
+        folder = federation.devices[target.manifest.client]
+        programs = b"".join((folder / name).read_bytes() for name in ("exit1.onnx", "exit2.onnx"))
         assert one.program == hashlib.sha256(programs).hexdigest()
         assert (one.precision, one.memory.process) == ("fp32", "python")
         assert 10 << 20 < one.memory.peak_bytes < 200 << 20
+
+
+def test_other_images_of_the_same_name_are_measured_again(settings: SweepSettings, tmp_path: Path) -> None:
+    plan = make_plan(BenchSettings(bundles=settings.bundles, rhos=(0, 1), limit=120))
+    work = run._Work(settings, plan, {}, keep=tmp_path, scratch=tmp_path, on_event=lambda event: None)
+    target = plan.targets[0]
+    data = replace(target.dataset, y_test=target.dataset.y_test[::-1].copy())
+    assert work._identity("unit", target, "onnxruntime") == work._identity("unit", target, "onnxruntime")
+    changed = replace(target, dataset=data)
+    assert work._identity("unit", changed, "onnxruntime") != work._identity("unit", target, "onnxruntime")
 
 
 @pytest.mark.usefixtures("small_reference")
