@@ -29,12 +29,12 @@ from harmony.core.storage import storing
 
 BEGIN = "<!-- experiments: begin (written by `harmony experiment --report --publish`) -->"
 END = "<!-- experiments: end -->"
-HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "oracle", "auroc")
+HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "auroc", "sent_mb")
 HEADLINE_READING = """\
 Accuracy in %, mean ± standard deviation over the seeds, last round. ρ is the number of images of other classes for each
 image of an own class; what stands under it is the accuracy of device and cloud together; `worst 10 %` is the mean over
 the worst tenth of the clients, `cloud, other` the cloud's accuracy on the classes that a client does not hold, AUROC
-the gate's. A reference has what the others lack."""
+the gate's, `MB` what a client sends in a round of training. A reference has what the others lack."""
 CAPTIONS = {
     "rho": "Accuracy of device and cloud together over ρ; a band is one standard deviation over the seeds.",
     "rounds": "The cloud on classes that the client does not hold, by round, on a part of the test images, "

@@ -123,8 +123,8 @@ def metrics(result: ExperimentResult) -> dict[str, Metric]:
         "own_sent": Metric("own sent", at(-1, "id_to_server"), best=None),
         "other_kept": Metric("other kept", at(-1, "ood_to_client"), best=None),
         "sent": Metric("sent", at(-1, "offload"), best=None),
-        "sent_mb": Metric("MB sent", _traffic("sent"), best=None, scale=1e-6, digits=2),
-        "got_mb": Metric("MB got", _traffic("got"), best=None, scale=1e-6, digits=2),
+        "sent_mb": Metric("MB sent", _traffic("sent"), best=None, scale=1e-6, digits=3),
+        "got_mb": Metric("MB got", _traffic("got"), best=None, scale=1e-6, digits=3),
         "cpu": Metric("CPU s", lambda cell: cell.cpu_seconds, best=None, scale=1, digits=0),
     }
 
