@@ -55,20 +55,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a cell. best: whether more or less of it is better, None if neither; scale: for people, 100 for %."""
+    """A number of a cell. best: whether more or less of it is better, None if neither; scale: for people, 100 for %;
+    counted: found by arithmetic, so that seeds have nothing to spread."""
 
     name: str
     of: Callable[[CellResult], float | None]
     best: Callable[[list[float]], float] | None = max
     scale: float = 100
     digits: int = 1
+    counted: bool = False
 
     def shown(self, values: Sequence[float]) -> str:
         """mean ± sample standard deviation over the seeds; a dash without any."""
         if not values:
             return "–"
         scaled = [self.scale * value for value in values]
-        spread = f" ± {stdev(scaled):.{self.digits}f}" if len(scaled) > 1 else ""
+        spread = f" ± {stdev(scaled):.{self.digits}f}" if len(scaled) > 1 and not self.counted else ""
         return f"{mean(scaled):.{self.digits}f}{spread}"
 
 
@@ -123,8 +125,8 @@ def metrics(result: ExperimentResult) -> dict[str, Metric]:
         "own_sent": Metric("own sent", at(-1, "id_to_server"), best=None),
         "other_kept": Metric("other kept", at(-1, "ood_to_client"), best=None),
         "sent": Metric("sent", at(-1, "offload"), best=None),
-        "sent_mb": Metric("MB sent", _traffic("sent"), best=None, scale=1e-6, digits=3),
-        "got_mb": Metric("MB got", _traffic("got"), best=None, scale=1e-6, digits=3),
+        "sent_mb": Metric("MB sent", _traffic("sent"), best=None, scale=1e-6, digits=3, counted=True),
+        "got_mb": Metric("MB got", _traffic("got"), best=None, scale=1e-6, digits=3, counted=True),
         "cpu": Metric("CPU s", lambda cell: cell.cpu_seconds, best=None, scale=1, digits=0),
     }
 
