@@ -82,7 +82,8 @@ def _random_images(manifest: DeviceManifest, work: Path) -> Path:
 def _command(way: str, program: Path, bundle: Path, raw: Path, work: Path) -> list[str]:
     if way == "harmony-run":
         return [str(program), str(bundle), str(raw), "--limit", "1", "--time"]
-    device = [sys.executable, "-m", "harmony.device.stream", str(bundle), "--images", str(work / "images.safetensors")]
+    device = [sys.executable, "-OO", "-m", "harmony.device.stream", str(bundle)]  # -OO: see harmony.bench.child
+    device += ["--images", str(work / "images.safetensors")]
     return [*device, "--out", str(work / "report.json"), "--limit", "1", "--engine", way.split()[1]]
 
 

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from pydantic_core import from_json
 
 from harmony.core.adaptive import HeldOut
+from harmony.core.codec import Codec
 from harmony.core.errors import ArtifactCorrupt
 from harmony.core.scores import ScoreName, needs_gate
 from harmony.core.sealed import (
@@ -36,7 +37,6 @@ from harmony.core.sealed import (
 )
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, Finite, Frozen, ImageSpec
 from harmony.core.training import Personal, Training
-from harmony.core.wire import Codec
 
 if TYPE_CHECKING:
     from harmony.core.signing import Trust

@@ -4,7 +4,7 @@
     NAME.pub    harmony-ed25519-public BASE64 NAME     32 bytes; several such lines are a list of trusted keys
 
 A key's id is the first 16 hex digits of the SHA-256 of its 32 public bytes.
-`cryptography` is imported where a signature is made or checked, never before: it is 8 MB of a device's memory.
+`cryptography` is imported where a signature is made, never before: it is 8 MB of a device's memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harmony.core import key_file
+from harmony.core import ed25519, key_file
 from harmony.core.errors import ConfigError
 from harmony.core.storage import write_atomically
 
@@ -52,14 +52,7 @@ class PublicKey:
 
     def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether this key's secret half made the signature of the message."""
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415  (see above)
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
-
-        try:
-            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
+        return ed25519.verifies(self.raw, signature, message)
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,7 +72,7 @@ class SecretKey:
         return self._key().sign(message)
 
     def _key(self) -> Ed25519PrivateKey:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415  (see above)
 
         return Ed25519PrivateKey.from_private_bytes(self.seed)
 

@@ -16,17 +16,16 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from harmony.core.codec import CODECS as CODECS  # noqa: PLC0414  (who writes frames needs both)
+from harmony.core.codec import Codec as Codec  # noqa: PLC0414
 from harmony.core.errors import ConfigError, ContractMismatch, InvalidInput, WireError
 from harmony.core.spec import FeatureSpec
 
-Codec = Literal["fp32", "fp16", "int8-zstd"]
-CODECS: tuple[Codec, ...] = get_args(Codec)
 MAGIC = b"HFF1"
 _HEADER = struct.Struct("<4sBBHHH")
 _LONGEST = 0xFFFF

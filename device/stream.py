@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 def _trust(paths: list[Path] | None) -> Trust | None:
     if not paths:
         return None
-    from harmony.core.signing import Trust  # noqa: PLC0415  (brings cryptography)
+    from harmony.core.signing import Trust  # noqa: PLC0415  (rare, and weight on a device)
 
     return Trust.read(paths)
 
