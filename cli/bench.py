@@ -15,6 +15,7 @@ from harmony.cli import (
     bench_endurance,
     bench_limits,
     bench_links,
+    bench_peers,
     bench_personalize,
     bench_phone,
     bench_sustained,
@@ -53,6 +54,7 @@ app = typer.Typer(
     harmony bench limits bundles/client-000 --memory 16MiB     in so much memory for real; needs root
     harmony bench sustained bundles/client-000                 under load that does not wait: from the schedule
     harmony bench endurance bundles/client-000                 does its memory grow?
+    harmony bench peers bundles/client-000                     beside ONNX Runtime, ExecuTorch, OpenVINO, ncnn, PyTorch
     harmony bench personalize bundles/client-000               what learning on the device costs, and what it brings
     harmony bench phone bundles/client-000 --runner DIR …      on a real phone over adb
     harmony bench train                                        client-batches per CPU-second
@@ -65,6 +67,7 @@ app.command("sustained")(bench_sustained.sustained)
 app.command("links")(bench_links.links)
 app.command("limits")(bench_limits.limits)
 app.command("endurance")(bench_endurance.endurance)
+app.command("peers")(bench_peers.peers)
 app.command("personalize")(bench_personalize.personalize)
 app.command("phone")(bench_phone.phone)
 app.command("setup-arm")(bench_arm.setup_arm)
