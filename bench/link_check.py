@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from harmony.bench.links import Link
-from harmony.bench.results import Seconds
+from harmony.bench.results import Host, Seconds, Versioned
 from harmony.bench.shaped import SERVER_IP, Pair, hurry, shaped
 from harmony.core.spec import Frozen
 
@@ -26,7 +26,7 @@ _LONGEST_S = 60.0
 
 
 class Exchange(Frozen):
-    """One kind of exchange over one link; measured: the median of `repeats`."""
+    """One kind of exchange over one link; measured: the median of `repeats`; error: of the prediction, relative."""
 
     link: str
     request: int
@@ -34,12 +34,23 @@ class Exchange(Frozen):
     cold: bool
     predicted_s: Seconds
     measured_s: Seconds
+    error: float
     repeats: Annotated[int, Field(ge=1)]
 
-    @property
-    def error(self) -> float:
-        """Of the prediction, relative to what was measured."""
-        return self.predicted_s / self.measured_s - 1
+
+class LinksResult(Versioned):
+    """What `harmony bench links --json` prints."""
+
+    FORMAT: ClassVar[str] = "harmony-bench-links"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["harmony-bench-links"] = "harmony-bench-links"
+    format_version: Literal[1] = 1
+    harmony_version: str
+    tier: Literal["constrained"] = "constrained"
+    host: Host
+    links: tuple[Link, ...]
+    exchanges: tuple[Exchange, ...]
 
 
 def check_link(link: Link, repeats: int = 5, exchanges: Sequence[tuple[int, int, bool]] = EXCHANGES) -> list[Exchange]:
@@ -55,14 +66,16 @@ def check_link(link: Link, repeats: int = 5, exchanges: Sequence[tuple[int, int,
 
 
 def _measure(link: Link, pair: Pair, request: int, answer: int, cold: bool, *, repeats: int) -> Exchange:
-    times = pair.device.do(lambda: _ask(request, answer, cold, repeats))
+    measured_s = median(pair.device.do(lambda: _ask(request, answer, cold, repeats)))
+    predicted_s = link.exchange_s(request, answer, cold=cold)
     return Exchange(
         link=link.name,
         request=request,
         answer=answer,
         cold=cold,
-        predicted_s=link.exchange_s(request, answer, cold=cold),
-        measured_s=median(times),
+        predicted_s=predicted_s,
+        measured_s=measured_s,
+        error=predicted_s / measured_s - 1,
         repeats=repeats,
     )
 

@@ -13,12 +13,14 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from harmony.bench.results import Host, Precision, Versioned
 from harmony.core.bundle import open_device_bundle
 from harmony.core.errors import ConfigError, EngineError, EngineUnavailable
+from harmony.core.sealed import TAR
 from harmony.core.spec import Frozen
 from harmony.device.native_build import PROGRAM
 
@@ -41,10 +43,29 @@ class PhoneRun(Frozen):
     serial: str
     model: str
     bundle: str
+    precision: Precision
     times: dict[str, Any]
     peak_kib: Annotated[int, Field(ge=0)]
     before: Condition
     after: Condition
+
+
+class PhoneResult(Versioned):
+    """What `harmony bench phone --json` prints. regime: images follow each other without a pause; host: which computer
+    asked; nothing of it was measured there."""
+
+    FORMAT: ClassVar[str] = "harmony-bench-phone"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["harmony-bench-phone"] = "harmony-bench-phone"
+    format_version: Literal[1] = 1
+    harmony_version: str
+    tier: Literal["phone"] = "phone"
+    engine: Literal["executorch"] = "executorch"
+    threads: Literal[1] = 1
+    regime: Literal["hot"] = "hot"
+    host: Host
+    runs: Annotated[tuple[PhoneRun, ...], Field(min_length=1)]
 
 
 class Phone:
@@ -80,7 +101,7 @@ class Phone:
 
     def run(self, bundle: Path, runner: Path, images: Path) -> PhoneRun:
         """Push, run, read, remove. runner: a folder with harmony-run for Android; images: raw, as it reads them."""
-        open_device_bundle(bundle)
+        precision = open_device_bundle(bundle).precision
         if not (runner / PROGRAM).is_file():
             raise EngineUnavailable(
                 f"holds no {PROGRAM}", where=runner, mend="build it for Android first (docs/native.md)"
@@ -89,11 +110,12 @@ class Phone:
         try:
             self._shell("rm", "-rf", PLACE)
             self._shell("mkdir", "-p", PLACE)
-            for source, name in ((runner, "runner"), (bundle, "bundle"), (images, "images.bin")):
+            name_there = "bundle" if bundle.is_dir() else f"bundle{TAR}"
+            for source, name in ((runner, "runner"), (bundle, name_there), (images, "images.bin")):
                 self._do("push", str(source), f"{PLACE}/{name}")
             printed = self._shell(
-                f"LD_LIBRARY_PATH={PLACE}/runner", f"{PLACE}/runner/{PROGRAM}", f"{PLACE}/bundle",
-                f"{PLACE}/images.bin", "--time",
+                f"LD_LIBRARY_PATH={PLACE}/runner", f"{PLACE}/runner/{PROGRAM}",
+                f"{PLACE}/{name_there}", f"{PLACE}/images.bin", "--time",
             )  # fmt: skip
         finally:
             self._shell("rm", "-rf", PLACE)
@@ -102,6 +124,7 @@ class Phone:
             serial=self.serial,
             model=self.model,
             bundle=str(bundle),
+            precision=precision,
             times=times["microseconds"],
             peak_kib=times["peak_kib"],
             before=before,

@@ -13,6 +13,9 @@ from harmony.cli.extras import require
 if TYPE_CHECKING:
     from harmony.bench.limits_results import CpuRun, MemoryRun
 
+_BUSY = 1.5
+"""Wall clock over CPU time of an answer, from which on others have a part in what is measured."""
+
 
 def limits(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE…", help="Device bundles.")],
@@ -136,7 +139,7 @@ def _print_cpu(found: list[CpuRun]) -> None:
     )
     rows = [
         (
-            one.bundle, one.exit, f"{1000 * one.work.median:.2f}", f"{1000 * one.full.median:.2f}",
+            Path(one.bundle).name, one.exit, f"{1000 * one.work.median:.2f}", f"{1000 * one.full.median:.2f}",
             f"{1000 * one.held.median:.1f}", f"{1000 * one.held.p90:.1f}", f"{1000 * one.held.p99:.1f}",
             f"{one.stretch.median:.2f} ({one.stretch.low:.2f} … {one.stretch.high:.2f})",
         )
@@ -144,3 +147,6 @@ def _print_cpu(found: list[CpuRun]) -> None:
     ]  # fmt: skip
     columns = ("bundle", "exit", "CPU", "full", "held p50", "p90", "p99", "held / (CPU / share)")
     print_table(title, columns, rows)
+    for one in found:
+        if (times := one.full.median / one.work.median) > _BUSY:
+            typer.echo(f"{one.bundle}: the host is busy: without the quota an answer took {times:.1f} × its CPU time")

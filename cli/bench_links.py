@@ -22,13 +22,18 @@ def links(
     sudo harmony bench links --link lte,3g --repeats 9 --json
     """
     require("bench")
-    from harmony.bench.link_check import check_link
+    from importlib.metadata import version
+
+    from harmony.bench.host import Watch
+    from harmony.bench.link_check import LinksResult, check_link
     from harmony.bench.links import find_link
     from harmony.cli.output import print_json, print_table
 
-    found = [one for name in link.split(",") for one in check_link(find_link(name.strip()), repeats)]
+    chosen, watch = tuple(find_link(name.strip()) for name in link.split(",")), Watch()
+    found = tuple(one for profile in chosen for one in check_link(profile, repeats))
     if as_json:
-        print_json([one.model_dump(mode="json") | {"error": one.error} for one in found])
+        result = LinksResult(harmony_version=version("harmony-sfl"), host=watch.host(), links=chosen, exchanges=found)
+        print_json(result.model_dump(mode="json"))
         return
     rows = [
         (one.link, f"{one.request:,}", f"{one.answer:,}", "new" if one.cold else "kept open",

@@ -28,13 +28,17 @@ def phone(
     harmony bench phone bundles/client-* --runner phone/ --images images.bin --adb 1A2B3C4D --json
     """
     require("bench")
-    from harmony.bench.phone import Phone
+    from importlib.metadata import version
+
+    from harmony.bench.host import Watch
+    from harmony.bench.phone import Phone, PhoneResult
     from harmony.cli.output import print_json
 
-    found = Phone.find(adb)
+    found, watch = Phone.find(adb), Watch()
     runs = [found.run(bundle, runner, images) for bundle in bundles]
     if as_json:
-        print_json([run.model_dump(mode="json") for run in runs])
+        result = PhoneResult(harmony_version=version("harmony-sfl"), host=watch.host(), runs=tuple(runs))
+        print_json(result.model_dump(mode="json"))
     else:
         _print(runs)
 

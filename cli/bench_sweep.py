@@ -14,6 +14,7 @@ from harmony.cli.extras import require
 
 if TYPE_CHECKING:
     from harmony.bench.sweep import SweepEvent, SweepResult, SweepSettings
+    from harmony.core.bundle import EngineName
 
 
 def sweep(
@@ -61,12 +62,11 @@ def sweep(
 
     require_writable(out, SweepResult.FORMAT, replace=force)
     keep = out.absolute().with_name(f"{out.absolute().name}.unfinished")
-    engines = tuple(_words(engine))
-    settings = _settings(
-        _find(bundles, cloud or [], keep, engines),
+    asked = _settings(
+        bundles=tuple(bundles),
         devices=tuple(_words(device)),
         links=tuple(_words(links)),
-        engines=engines,
+        engines=tuple(_words(engine)),
         rhos=_numbers(rho, "--rho"),
         rounds=rounds,
         regimes=("hot", "sparse") if sparse else ("hot",),
@@ -76,6 +76,7 @@ def sweep(
         seed=seed,
         **({} if budgets is None else {"budgets": _numbers(budgets, "--budgets")}),
     )
+    settings = asked.model_copy(update=_find(bundles, cloud or [], keep, asked.engines))
     with _progress() as follow:
         result = measure(settings, keep, follow)
     save_sweep(out, result, replace=force)
@@ -109,7 +110,9 @@ def report(
     typer.echo(f"report: {out}")
 
 
-def _find(paths: list[Path], clouds: list[Path], keep: Path, engines: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+def _find(
+    paths: list[Path], clouds: list[Path], keep: Path, engines: tuple[EngineName, ...]
+) -> dict[str, tuple[Path, ...]]:
     """Bundles by the settings' names; runs are exported into the folder of what is unfinished."""
     from harmony.bench.sweep.find import find_bundles
 
@@ -127,11 +130,19 @@ def _find(paths: list[Path], clouds: list[Path], keep: Path, engines: tuple[str,
     return {"bundles": found.devices, "clouds": (*found.clouds, *clouds)}
 
 
-def _settings(bundles: dict[str, tuple[Path, ...]], **fields: Any) -> SweepSettings:
+def _settings(**fields: Any) -> SweepSettings:
+    """Checked before runs are exported, which takes minutes."""
+    from harmony.bench.devices import find_device
+    from harmony.bench.links import find_link
     from harmony.bench.sweep import SweepSettings
     from harmony.cli.bench import validated
 
-    return validated(SweepSettings, bundles | fields)
+    found = validated(SweepSettings, fields)
+    for name in found.devices:
+        find_device(name)
+    for name in found.links:
+        find_link(name)
+    return found
 
 
 def _words(text: str) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from harmony.bench import shaped
-from harmony.bench.link_check import check_link
+from harmony.bench.link_check import LinksResult, check_link
 from harmony.bench.links import Link
 from harmony.core.errors import ConfigError
 
@@ -37,6 +39,15 @@ def test_no_answer_is_quicker_than_the_round_trip() -> None:
     assert kept.measured_s >= 0.020
     assert new.measured_s >= 0.040 + 30_000 * 8 / 50e6
     assert (kept.repeats, kept.predicted_s) == (3, LINK.exchange_s(1_000, 500))
+    assert kept.error == pytest.approx((kept.predicted_s - kept.measured_s) / kept.measured_s)
+
+
+@needs_root
+def test_the_command_says_how_it_was_measured() -> None:
+    command = [sys.executable, "-m", "harmony.cli.main", "bench", "links", "--link", "wifi", "--repeats", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    result = LinksResult.model_validate_json(done.stdout)
+    assert (result.tier, [one.name for one in result.links], len(result.exchanges)) == ("constrained", ["wifi"], 4)
 
 
 @needs_root

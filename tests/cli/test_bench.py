@@ -53,7 +53,13 @@ def test_an_existing_folder_is_refused_before_anything_is_measured(tmp_path: Pat
     ("arguments", "says"),
     [
         (["sweep", "nowhere"], "ArtifactMissing: nowhere: no bundle, folder of bundles or run"),
-        (["sweep", "nowhere", "--rho", "x"], "ArtifactMissing: nowhere: no bundle"),
+        (["sweep", "nowhere", "--rho", "x"], "ConfigError: --rho: 'x' is no list of numbers"),
+        (
+            ["sweep", "nowhere", "--device", "pixel-9"],
+            "ConfigError: device: 'pixel-9' is no known device (choose from p",
+        ),
+        (["sweep", "nowhere", "--links", "5g"], "ConfigError: links: '5g' is no link (choose from wifi"),
+        (["sweep", "nowhere", "--engine", "tflite"], "ConfigError: bench: engines.0: Input should be"),
         (["report", "nowhere"], "ArtifactMissing: nowhere: no sweep here (make one with: harmony bench sweep"),
     ],
 )

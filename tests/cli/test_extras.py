@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 
 import pytest
@@ -33,4 +34,6 @@ def test_what_is_missing_is_named_with_its_extra(
 
 
 def test_nothing_is_missing_here() -> None:
-    extras.require(*extras.PACKAGES)
+    """LoadGen has no wheel for other machines, and is no part of the development extra there."""
+    here = set(extras.PACKAGES) - (set() if platform.machine() == "x86_64" else {"loadgen"})
+    extras.require(*here)
