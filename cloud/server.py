@@ -20,6 +20,7 @@ import uvicorn
 from harmony.cloud.app import ServiceApp, create_app
 from harmony.cloud.deploy import Opened
 from harmony.cloud.direct import DirectConnection
+from harmony.cloud.door import Door, most_handshakes
 from harmony.cloud.settings import ServiceSettings
 from harmony.cloud.source import Place
 from harmony.cloud.workers import Supervisor
@@ -64,7 +65,8 @@ def serve(
     if stop_with is not None and not stat.S_ISFIFO(os.fstat(stop_with).st_mode):
         raise ConfigError("is not a pipe", where="stdin", mend="leave --until-stdin-ends out")
     settings.require_tls()
-    raise_descriptor_limit(settings.max_connections)
+    handshakes = 0 if settings.tls_cert is None else most_handshakes(settings.max_connections)
+    raise_descriptor_limit(settings.max_connections + handshakes)
     if settings.workers > 1:
         _serve_with_workers(place, settings, announce, stop_with, log_level)
         return
@@ -141,8 +143,13 @@ class DrainingServer(uvicorn.Server):
         self._stop_with = stop_with
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
+        """Start, and say so. With TLS, connections come in by our own door."""
+        own = (sockets or []) if self.config.ssl is not None else []
+        await super().startup([] if own else sockets)
+        most = most_handshakes(self._app.service.settings.max_connections)
+        self.door = Door(self._connection, self.config, self.server_state, most)
+        for listener in own:
+            self.door.open(listener)
         if self._stop_with is not None:
             asyncio.get_running_loop().add_reader(self._stop_with, self._watch, self._stop_with)
         self._announce()
@@ -153,6 +160,7 @@ class DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._app.service.settings.drain_seconds
         self._app.service.draining = True
+        self.door.close()
         for listener in self.servers:
             listener.close()
         await asyncio.sleep(_LAST_ORDERS_SECONDS)
@@ -162,6 +170,9 @@ class DrainingServer(uvicorn.Server):
         await self._send_away()
         await self.lifespan.shutdown()
         log.info("stopped")
+
+    def _connection(self) -> DirectConnection:
+        return DirectConnection(self.config, self.server_state, self.lifespan.state)
 
     @property
     def _is_busy(self) -> bool:

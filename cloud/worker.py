@@ -14,9 +14,7 @@ import sys
 from typing import Any
 
 from harmony.cloud.app import create_app
-from harmony.cloud.connection import HEADER_SECONDS
 from harmony.cloud.deploy import Opened
-from harmony.cloud.direct import DirectConnection
 from harmony.cloud.logs import set_up_logs
 from harmony.cloud.server import DrainingServer, handled_signals, leave
 from harmony.cloud.settings import ServiceSettings
@@ -55,22 +53,7 @@ class WorkerServer(DrainingServer):
                 self.should_exit = True
                 return
             for descriptor in descriptors:
-                task = asyncio.get_running_loop().create_task(self._adopt(socket.socket(fileno=descriptor)))
-                self.server_state.tasks.add(task)
-                task.add_done_callback(self.server_state.tasks.discard)
-
-    async def _adopt(self, connection: socket.socket) -> None:
-        def make() -> DirectConnection:
-            return DirectConnection(self.config, self.server_state, self.lifespan.state)
-
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            handshake = None if self.config.ssl is None else HEADER_SECONDS
-            await asyncio.get_running_loop().connect_accepted_socket(
-                make, connection, ssl=self.config.ssl, ssl_handshake_timeout=handshake
-            )
-        except OSError:  # it was gone before it was served, or did not speak TLS
-            connection.close()
+                self.door.take(socket.socket(fileno=descriptor))
 
 
 def main() -> None:

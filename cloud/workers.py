@@ -35,6 +35,8 @@ _HASTY_SECONDS = 5.0  # a worker that ends sooner after its start may never get 
 _MAX_HASTY = 5
 _PAUSE_SECONDS = 0.5
 _ACCEPT_AT_ONCE = 64
+_BEHIND_SECONDS = 5.0  # workers that take nothing for longer do not get well; those who wait have to try again
+_LOOK_SECONDS = 0.005
 
 
 class _Worker:
@@ -71,11 +73,13 @@ class _Worker:
             raise kind(said["text"]) if issubclass(kind, HarmonyError) else ServiceError(said["text"])
         return said
 
-    def take(self, connection: socket.socket) -> bool:
-        """Hand a connection over; False if the worker has no room for it, or is gone."""
+    def take(self, connection: socket.socket) -> bool | None:
+        """Hand a connection over; None if the worker has no room for it just now, False if it is gone."""
         try:
             socket.send_fds(self.channel, [b"c"], [connection.fileno()])
-        except (BlockingIOError, OSError):
+        except BlockingIOError:
+            return None
+        except OSError:
             return False
         return True
 
@@ -173,10 +177,21 @@ class Supervisor:
                 time.sleep(0.05)
                 return
             with connection:
-                for _ in range(len(self._workers)):
-                    self._workers.rotate(-1)
-                    if self._workers[0].take(connection):
-                        break
+                if not self._hand_out(connection):
+                    return
+
+    def _hand_out(self, connection: socket.socket) -> bool:
+        """To the next worker that has room. If all are behind, wait for them: whoever comes meanwhile waits in the
+        listener's backlog, and is not turned away."""
+        deadline = time.monotonic() + _BEHIND_SECONDS
+        while True:
+            taken: list[bool | None] = []
+            while len(taken) < len(self._workers) and True not in taken:
+                self._workers.rotate(-1)
+                taken.append(self._workers[0].take(connection))
+            if None not in taken or True in taken or time.monotonic() > deadline:
+                return True in taken
+            time.sleep(_LOOK_SECONDS)
 
     def _bury(self, worker: _Worker) -> None:
         self._workers.remove(worker)

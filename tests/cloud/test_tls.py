@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +54,28 @@ def test_https(
             plain.request("GET", "/v2/health/live")
             plain.getresponse()
         plain.close()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_handshakes_that_never_end_starve_nobody(
+    bundle: Bundle, make_certificate: Make, tmp_path: Path, workers: str
+) -> None:
+    """More silent sockets than the process may have descriptors: those who speak are let in all the same."""
+    certificate, key = make_certificate(tmp_path)
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(key), "--workers", workers, "--max-connections", "32")
+    with running_service(bundle.folder, *flags) as service, ExitStack() as stack:
+        children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        for pid in (service.pid, *map(int, children)):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (200, 200))
+        host, port = service.url.removeprefix("https://").split(":")
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+        context = ssl.create_default_context(cafile=str(certificate))
+        for _ in range(4):
+            connection = http.client.HTTPSConnection(host, int(port), timeout=5, context=context)
+            connection.request("GET", "/v2/health/live")
+            assert connection.getresponse().status == 200
+            connection.close()
 
 
 def test_certificates_that_cannot_be_used_are_named(make_certificate: Make, tmp_path: Path) -> None:

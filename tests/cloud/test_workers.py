@@ -6,10 +6,12 @@ import http.client
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +127,27 @@ def test_a_stop_of_several_workers_loses_no_request(
     assert [thread.seen["told to go"] for thread in threads] == [1] * 6
     assert all(thread.seen["broken"] == 0 for thread in threads)
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_connections_that_come_while_all_workers_are_behind_are_not_turned_away(
+    bundle: Bundle, client_of: ClientOf
+) -> None:
+    """More than the way to the workers has room for: the rest waits, and is answered when they go on."""
+    ask = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with running_service(bundle.folder, "--workers", "2") as service, ExitStack() as stack:
+        client, workers = client_of(service), children(service.pid)
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        callers = [
+            stack.enter_context(socket.create_connection((client.host, int(client.port)), timeout=30))
+            for _ in range(700)
+        ]
+        for caller in callers:
+            caller.sendall(ask)
+        time.sleep(0.2)
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
+        assert all(caller.makefile("rb").readline().startswith(b"HTTP/1.1 200 ") for caller in callers)
 
 
 def test_a_killed_parent_leaves_no_worker(bundle: Bundle) -> None:
