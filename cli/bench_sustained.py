@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -81,18 +81,22 @@ def _print(result: SustainedResult) -> None:
         _print_loadgen(title, result.loadgen)
 
 
-def _print_scheduled(title: str, runs: Iterable[ScheduledRun]) -> None:
+def _print_scheduled(title: str, runs: Sequence[ScheduledRun]) -> None:
     from harmony.cli.output import print_table
 
-    columns = ("regime", "a second", "busy %", "p50", "p90", "p99", "service p50", "p99", "unanswered")
+    columns = ("regime", "a second", "busy %", "p50", "p90", "p99", "alone p50", "alone p99")
     rows = [
         (
             one.conditions.regime, f"{one.rate:.3g}", f"{100 * one.utilisation:.0f}", _ms(one.latency.median),
-            _ms(one.latency.p90), _ms(one.latency.p99), _ms(one.service.median), _ms(one.service.p99), one.unanswered,
+            _ms(one.latency.p90), _ms(one.latency.p99), _ms(one.service.median), _ms(one.service.p99),
         )
         for one in runs
     ]  # fmt: skip
     print_table(title, columns, rows)
+    typer.echo("alone: an answer without its wait, which is all that asking again after each would show")
+    for one in runs:
+        if one.unanswered:
+            typer.echo(f"{one.conditions.regime}: given up with {one.unanswered} requests unanswered")
 
 
 def _print_loadgen(title: str, runs: Iterable[LoadGenRun]) -> None:
@@ -110,4 +114,4 @@ def _print_loadgen(title: str, runs: Iterable[LoadGenRun]) -> None:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g}"
+    return f"{1000 * seconds:.3g}" if seconds < 0.1 else f"{1000 * seconds:.0f}"

@@ -61,11 +61,11 @@ class ArmResult(Versioned):
     """
 
     FORMAT: ClassVar[str] = "harmony-bench-arm"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     format: Literal["harmony-bench-arm"] = "harmony-bench-arm"
-    format_version: Literal[1] = 1
-    tier: Literal["arm"] = "arm"
+    format_version: Literal[2] = 2
+    tier: Literal["arm-instructions"] = "arm-instructions"
     harmony_version: str
     threads: Literal[1] = 1
     device: str | None = None

@@ -81,8 +81,8 @@ def test_what_is_no_share(text: str) -> None:
 def test_records_of_another_version_or_kind_are_refused(written: Write) -> None:
     path = written("a.json")
     document = json.loads(path.read_text())
-    path.write_text(json.dumps(document | {"format_version": 2}))
-    with pytest.raises(ArtifactTooNew, match="schema version 2"):
+    path.write_text(json.dumps(document | {"format_version": 3}))
+    with pytest.raises(ArtifactTooNew, match="schema version 3"):
         read_arm(path)
     path.write_text(json.dumps(document | {"format": "harmony-bench"}))
     with pytest.raises(ArtifactCorrupt, match="is a 'harmony-bench', not a 'harmony-bench-arm'"):
