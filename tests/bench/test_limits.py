@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,20 @@ def test_where_no_group_can_be_made_it_is_said_what_can_be_had(
     (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
     (tmp_path / f"harmony-{os.getpid()}-limit").write_text("in the way")
     refused(f"no {controller} cgroup can be made here: File exists .run it as root;")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or bool(NO_MEMORY or NO_CPU), reason="needs root, to stop being it")
+def test_somebody_without_privileges_is_told_what_can_be_had() -> None:
+    code = (
+        "import os; from harmony.bench.cgroups import new_group; from harmony.core.errors import ConfigError\n"
+        "os.setuid(65534)\n"
+        "for controller in ('memory', 'cpu'):\n"
+        "    try:\n"
+        "        new_group(controller).__enter__()\n"
+        "    except ConfigError as error:\n"
+        "        print(error.problem, error.mend, sep='; ')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    memory, cpu = done.stdout.splitlines()
+    assert memory.startswith("no memory cgroup can be made here: Permission denied; run it as root; peak memory")
+    assert cpu.startswith("no cpu cgroup can be made here: Permission denied; run it as root; a slower CPU in virtual")
