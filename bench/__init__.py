@@ -4,6 +4,8 @@ plan      what is to be measured, checked first     stream    a device process a
 probe     the stopwatch, a process of its own       replay    what exit 2 and the back end would have said
 mixes     one stream → every ρ                      links     networks in virtual time
 results   the schema of results.json                report    one self-contained HTML file
+cgroups   so much memory, so much of a CPU          limits, quota   a device that is held to it
+sweep, sustained, arm, experiment, peers            packages of their own
 """
 
 from harmony.bench.folder import require_writable

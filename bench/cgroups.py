@@ -41,12 +41,13 @@ class Group(NamedTuple):
 
     def limit_memory(self, size: int) -> None:
         """Memory in bytes, and no swap beside it."""
-        names = ("memory.max", "memory.swap.max") if self.version == 2 else (
-            "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
-        )  # fmt: skip
-        (self.folder / names[0]).write_text(str(size))
+        if self.version == 2:
+            alone, (swap, beside) = "memory.max", ("memory.swap.max", 0)
+        else:
+            alone, (swap, beside) = "memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", size)
+        (self.folder / alone).write_text(str(size))
         with suppress(OSError):  # a kernel without swap has no such file
-            (self.folder / names[1]).write_text("0" if self.version == 2 else str(size))
+            (self.folder / swap).write_text(str(beside))
 
     def limit_cpu(self, quota_us: int, period_us: int) -> None:
         """So many microseconds of CPU in each period. ConfigError where the kernel has no quotas."""

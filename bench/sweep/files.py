@@ -1,4 +1,4 @@
-"""A sweep's folder: sweep.json (what was measured), cases.csv and cases.json (every combination), report.html."""
+"""A sweep's folder: results.json (what was measured), cases.csv and cases.json (every combination), report.html."""
 
 from __future__ import annotations
 

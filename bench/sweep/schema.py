@@ -1,4 +1,5 @@
-"""What sweep.json holds. Times in seconds, sizes in bytes, shares from 0 to 1; None: not measured, or does not apply.
+"""What a sweep's results.json holds. Times in seconds, sizes in bytes, shares from 0 to 1; None: not measured, or
+does not apply.
 
 A unit is one bundle under one engine. Its costs are multiples of what MobileNetV1-224 costs in the same engine on the
 same machine in the same minutes, so that the machine's speed cancels out, and so that CPU time and counted instructions
@@ -238,7 +239,7 @@ class SweepSettings(Frozen):
 
 
 class SweepResult(Versioned):
-    """sweep.json. Everything in it is of one tier."""
+    """A sweep's results.json. Everything in it is of one tier."""
 
     FORMAT: ClassVar[str] = "harmony-sweep"
     VERSION: ClassVar[int] = 2
