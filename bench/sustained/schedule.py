@@ -38,15 +38,15 @@ def keep(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Kept:
-    """Answer all, or as many as begin within `give_up_s`. Between answers the device sleeps, as one that waits for its
-    camera does; what it oversleeps is a part of the latency, and is told apart as `late`."""
+    """Answer all, or the first and as many more as begin within `give_up_s`. Between answers the device sleeps, as one
+    that waits for its camera does; what it oversleeps is a part of the latency, and is told apart as `late`."""
     began, free = clock(), 0.0
     latency, service, late = [], [], []
     for index, at in enumerate(due.tolist()):
         while (early := at - (clock() - began)) > 0:
             sleep(early)
         start = clock() - began
-        if start > give_up_s:
+        if index and start > give_up_s:
             break
         answer(index)
         end = clock() - began

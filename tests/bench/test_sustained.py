@@ -55,6 +55,7 @@ def test_what_the_host_oversleeps_is_told_apart() -> None:
 def test_a_queue_that_only_grows_is_given_up() -> None:
     kept = World([2.0] * 10).run([float(at) for at in range(10)], give_up_s=5)
     assert kept.latency.tolist() == [2, 3, 4]
+    assert World([2.0, 2.0]).run([10.0, 11.0], give_up_s=5).latency.tolist() == [2]
 
 
 def test_schedules() -> None:
