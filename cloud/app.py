@@ -74,6 +74,7 @@ def create_app(
         title="HARMONY fallback",
         version=release,
         description="Open Inference Protocol v2. `POST /v2/models/{model}/infer` is described in docs/serving.md.",
+        redoc_url=None,
         lifespan=_lifespan,
     )
     app.service = Service(opened.models, opened.wanted.aliases, settings, opened.wanted.grants, share)
@@ -133,5 +134,5 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("unexpected error", exc_info=error, extra={"path": request.url.path})
+    log.error("unexpected error", exc_info=error, extra={"path": request.url.path[:200]})
     return JSONResponse({"error": "internal error"}, 500)

@@ -61,7 +61,7 @@ def window_of(encoding: bytes | None) -> int | None:
     return _WINDOW[name]
 
 
-def inflate(body: bytes, window: int, limit: int) -> bytes:
+def inflate(body: bytes | bytearray, window: int, limit: int) -> bytes:
     """The body, decompressed. 413 if it grows above `limit`, 400 if it is damaged."""
     inflater = zlib.decompressobj(window)
     try:

@@ -20,7 +20,7 @@ from harmony.cloud.keys import Caller, KeyScope
 from harmony.cloud.lanes import Lane, Table
 from harmony.cloud.metrics import Total
 from harmony.cloud.outputs import OWN_MASS, PROBABILITIES
-from harmony.cloud.refusal import Refusal
+from harmony.cloud.refusal import Refusal, malformed
 from harmony.cloud.repository import repository_routes
 from harmony.cloud.service import Service
 from harmony.cloud.tensors import FEATURE, FRAME
@@ -74,10 +74,10 @@ _KEYED: dict[int | str, dict[str, Any]] = {401: {"model": Failure}, 403: {"model
 
 
 def control_routes(service: Service, deployment: Deployment, version: str) -> tuple[APIRouter, ...]:
-    """Open routes, routes that need a key, and the model repository of a service."""
+    """Open routes, routes that need a key, the model repository of a service, and what it refuses by name."""
     read, admin = _require(service, "read"), _require(service, "admin")
     repository = repository_routes(deployment, service.settings, read, admin)
-    return _health(service), _keyed(service, version, [Depends(read)]), _models(service), repository
+    return _health(service), _keyed(service, version, [Depends(read)]), _models(service), repository, _shared(read)
 
 
 def _health(service: Service) -> APIRouter:
@@ -134,6 +134,18 @@ def _models(service: Service) -> APIRouter:
     router = APIRouter(dependencies=[Depends(_require(service, "read", "infer"))], responses=_KEYED)
     for suffix, describe in _DESCRIPTIONS.items():
         _add_model_route(router, service, suffix, describe)
+    return router
+
+
+def _shared(read: Any) -> APIRouter:
+    """The protocol's shared memory, which is refused: it would be the service's own memory, in strangers' hands."""
+    router = APIRouter(prefix="/v2", dependencies=[Depends(read)], include_in_schema=False)
+
+    @router.api_route("/systemsharedmemory/{what:path}", methods=["GET", "POST"])
+    @router.api_route("/cudasharedmemory/{what:path}", methods=["GET", "POST"])
+    async def shared_memory(what: str) -> None:
+        raise malformed("shared memory is not offered; send tensors in the body")
+
     return router
 
 

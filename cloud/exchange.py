@@ -118,7 +118,7 @@ class Exchange:
             self._job = None
         self._done = None
 
-    def ask(self, raw: bytes, done: Done) -> None:
+    def ask(self, raw: bytes | bytearray, done: Done) -> None:
         """Ask the model. done: called once with the answer, unless the request leaves before; perhaps at once."""
         self._done, self._received = done, len(raw)
         try:
@@ -142,7 +142,7 @@ class Exchange:
             log.info("refused", extra={**more, **self._names()})
         return refused(refusal)
 
-    def _queue(self, body: bytes) -> None:
+    def _queue(self, body: bytes | bytearray) -> None:
         service = self._service
         header, blob = read_header(
             body, self.headers.get(b"inference-header-content-length"), service.settings.max_json_bytes

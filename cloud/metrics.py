@@ -130,7 +130,7 @@ class ModelStatistics:
         self._own = self._row.own
         self._own[_WAITING] = 0  # what a worker that is gone had waiting, waits no more
         self._tracer = metrics.tracer
-        metrics.known[name, version] = self
+        metrics.show(self)
 
     def waiting(self, rows: int) -> None:
         """So many samples wait or are computed."""
@@ -211,9 +211,14 @@ class Metrics(Collector):
         """Count a request for no model that was not served."""
         self._nobodys.refused(reason)
 
+    def show(self, statistics: ModelStatistics) -> None:
+        """Show the series of a version. For any thread, one at a time: `known` is replaced whole, and whoever goes
+        through it meanwhile sees the old one."""
+        self.known = {**self.known, (statistics.name, statistics.version): statistics}
+
     def forget(self, model: str, version: str) -> None:
         """Show the series of a version no more."""
-        self.known.pop((model, version), None)
+        self.known = {labels: one for labels, one in self.known.items() if labels != (model, version)}
 
     def describe(self) -> list[Metric]:
         """Nothing beforehand: names cannot clash, this is the only collector."""

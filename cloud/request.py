@@ -147,13 +147,14 @@ class Header:
         return plan
 
 
-def read_header(body: bytes, header_length: bytes | None, max_json_bytes: int) -> tuple[Header, memoryview]:
+def read_header(body: bytes | bytearray, header_length: bytes | None, max_json_bytes: int) -> tuple[Header, memoryview]:
     """The JSON part and the bytes after it. Refusal 400 if it is not the protocol's, 413 if it is too large."""
     size = _json_size(body, header_length)
     if size > max_json_bytes:
         raise too_large(max_json_bytes, "the JSON part")
     read = _remembered if header_length is not None and size <= _REMEMBERED_BYTES else _read
-    return read(body[:size]), memoryview(body)[size:]
+    whole = memoryview(body)
+    return read(bytes(whole[:size])), whole[size:]
 
 
 def told_exits(header: bytes | None) -> tuple[int, ...]:
@@ -177,7 +178,7 @@ def load_of(plan: Plan, blob: memoryview, expected: Expected) -> Load:
     return binary_values(blob, plan.shape, DTYPES[plan.datatype], plan.size)
 
 
-def _json_size(body: bytes, header_length: bytes | None) -> int:
+def _json_size(body: bytes | bytearray, header_length: bytes | None) -> int:
     if header_length is None:
         return len(body)
     if not header_length.isdigit() or len(header_length) > 19 or int(header_length) > len(body):

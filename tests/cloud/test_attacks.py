@@ -21,11 +21,11 @@ import pytest
 from harmony.cloud import connection, direct, waiting
 from harmony.cloud.logs import JsonLines
 from harmony.cloud.models import find_bundles
+from harmony.cloud.process import RunningService, running_service
 from harmony.core.errors import ArtifactMissing
 
 if TYPE_CHECKING:
-    from harmony.cloud.process import RunningService
-    from tests.cloud.conftest import Client, Inside
+    from tests.cloud.conftest import Bundle, Client, Inside
 
 Run = Callable[..., None]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -43,6 +43,11 @@ async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, byte
     first, *lines = head.rstrip().split(b"\r\n")
     headers = {name.lower(): value for name, value in (line.split(b": ", 1) for line in lines)}
     return int(first.split()[1]), headers, await reader.readexactly(int(headers[b"content-length"]))
+
+
+def most_memory(service: RunningService) -> int:
+    """Bytes that it ever held."""
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{service.pid}/status").read_text())[0]) << 10
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -157,16 +162,28 @@ def test_a_question_behind_unread_refusals_is_heard_to_its_end(inside: Run) -> N
 def test_bombs_take_no_memory(service: RunningService, client: Client) -> None:
     """60 bodies that each would grow a thousandfold, to 60 MB."""
 
-    def most() -> int:
-        return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{service.pid}/status").read_text())[0]) << 10
-
     bomb = gzip.compress(bytes(60 << 20))
     assert len(bomb) < 65536
     assert client.infer(bomb, {"Content-Encoding": "gzip"}).status == 413
-    before = most()
+    before = most_memory(service)
     for _ in range(60):
         assert client.infer(bomb, {"Content-Encoding": "gzip"}).status == 413
-    assert most() - before < 16 << 20
+    assert most_memory(service) - before < 16 << 20
+
+
+def test_a_body_in_crumbs_takes_the_memory_of_its_bytes(bundle: Bundle) -> None:
+    """A megabyte in chunks of two bytes: kept one by one, they would take twenty times as much."""
+    with running_service(bundle.folder) as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        lines = f"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.key}\r\n"
+        before = most_memory(service)
+        with socket.create_connection((host, int(port)), timeout=60) as caller:
+            caller.sendall(lines.encode() + b"Transfer-Encoding: chunked\r\n\r\n")
+            for _ in range(64):
+                caller.sendall(b"2\r\nxx\r\n" * 8192)
+            caller.sendall(b"0\r\n\r\n")
+            assert caller.makefile("rb").readline().startswith(b"HTTP/1.1 400 ")
+        assert most_memory(service) - before < 12 << 20
 
 
 SMUGGLED = {

@@ -286,7 +286,8 @@ def test_unknown_model_or_version(client: Client, path: str, words: str) -> None
         ("GET", "/v2/models/backend/versions/2/ready", 404),
         ("GET", "/v2/nothing", 404),
         ("POST", "/v2/repository/models/backend/load", 403),
-        ("GET", "/v2/systemsharedmemory/status", 404),
+        ("GET", "/v2/systemsharedmemory/status", 400),
+        ("GET", "/redoc", 404),
     ],
 )
 def test_control_errors_have_the_same_form(client: Client, method: str, path: str, status: int) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 
 from harmony.cloud.keys import ORDINARY, Caller, KeyGrant, KeyRing, digest
 from harmony.cloud.ledger import Ledger, Shape
-from harmony.cloud.metrics import Metrics, ModelStatistics
+from harmony.cloud.metrics import Metrics, ModelStatistics, Numbers
 from harmony.cloud.refusal import Refusal
 from harmony.cloud.settings import ServiceSettings
 from harmony.cloud.share import Share, files
@@ -88,6 +88,20 @@ def test_what_either_worker_counts_both_tell(descriptors: tuple[int, int]) -> No
     counted = counting[1].counted()
     assert (counted.rows, counted.success.count, counted.fail.count, counted.fail.ns) == (5, 2, 1, 500_000_000)
     assert counted.by_rows.keys() == {2}
+
+
+def test_a_version_may_come_while_the_series_are_read() -> None:
+    """A model is loaded on another thread than the one that answers /metrics."""
+    metrics = Metrics()
+
+    class Meanwhile(ModelStatistics):
+        def numbers(self) -> Numbers:
+            ModelStatistics(metrics, "backend", "2")
+            return super().numbers()
+
+    Meanwhile(metrics, "backend", "1")
+    assert b'version="2"' not in generate_latest(metrics.registry)
+    assert b'version="2"' in generate_latest(metrics.registry)
 
 
 def test_who_takes_a_gone_workers_place_goes_on_with_its_counts_but_not_with_its_work(

@@ -120,6 +120,23 @@ def test_errors_reach_the_caller_with_status_and_reason(stock: Any, auth: dict[s
         stock.infer("backend", [tensor_input(features(1), binary=True)], outputs=[shared_output], headers=auth)
 
 
+def test_shared_memory_is_refused_by_name(stock: Any, auth: dict[str, str]) -> None:
+    asks: list[Callable[[], Any]] = [
+        lambda: stock.register_system_shared_memory("region", "/region", 512, headers=auth),
+        lambda: stock.register_cuda_shared_memory("region", b"handle", 0, 512, headers=auth),
+        lambda: stock.get_system_shared_memory_status(headers=auth),
+        lambda: stock.get_cuda_shared_memory_status("region", headers=auth),
+        lambda: stock.unregister_system_shared_memory("region", headers=auth),
+        lambda: stock.unregister_cuda_shared_memory(headers=auth),
+    ]
+    for ask in asks:
+        with pytest.raises(InferenceServerException, match="shared memory is not offered") as refused:
+            ask()
+        assert refused.value.status() == "400"
+    with pytest.raises(InferenceServerException, match="key is needed"):
+        stock.get_system_shared_memory_status()
+
+
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("asked", [1, 3, 99])
 def test_classification(
