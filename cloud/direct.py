@@ -21,9 +21,6 @@ from harmony.cloud.refusal import Refusal, too_large
 from harmony.cloud.service import Service
 
 log = logging.getLogger("harmony.cloud")
-_LONG_WAIT_SECONDS = 4.0  # outside, for who is back too early: longer, and its caller would take us for dead
-_CROWD_WAIT_SECONDS = 1.0  # for everybody, while too many are refused
-_SHORT_WAIT_SECONDS = 0.05  # a queue that is full for a moment, because somebody took the processor, refuses nobody
 _CLOSE = (b"connection", b"close")
 
 
@@ -186,16 +183,7 @@ class DirectConnection(GuardedConnection):
             return
         cycle.is_held = True
         self.flow.pause_reading()
-        self._service.waiting.add(self, self._held_until())
-
-    def _held_until(self) -> float:
-        """By time.monotonic(): shortly, for a caller who comes in time."""
-        now = time.monotonic()
-        if now < self._refused_until:
-            return min(self._refused_until, now + _LONG_WAIT_SECONDS)
-        if self._service.waiting.may_refuse_soon():
-            return now + min(_SHORT_WAIT_SECONDS, self._service.settings.queue_seconds)
-        return now + _CROWD_WAIT_SECONDS
+        self._service.waiting.add(self, self._refused_until)
 
     def _ask(self, cycle: _Cycle) -> None:
         if not cycle.exchange.has_room(PATIENCE):

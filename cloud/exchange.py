@@ -65,12 +65,6 @@ class Exchange:
         declared = declared_length(self.headers.get(b"content-length"), limit)
         self._reserved = limit if declared is None else declared
 
-    def admit(self) -> None:
-        """Take a place for the body. 503 with Retry-After if the queue, or what is being read, is full already."""
-        self.reserve()
-        if not self.has_room():
-            raise self.busy()
-
     def reserve(self) -> None:
         """Take a place among the bodies that are under way; 503 with Retry-After if there is none."""
         service, size = self._service, self._reserved

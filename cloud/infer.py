@@ -10,12 +10,41 @@ from typing import Any
 from harmony.cloud.answer import Answer
 from harmony.cloud.body import Message, Receive, read_body
 from harmony.cloud.exchange import Exchange
+from harmony.cloud.lanes import Lane
 from harmony.cloud.refusal import Refusal
 from harmony.cloud.service import Service
 
 Scope = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 log = logging.getLogger("harmony.cloud")
+
+
+class _Guest:
+    """A request whose task waits outside, see harmony.cloud.waiting."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.is_let_in: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    @property
+    def lane(self) -> Lane | None:
+        """Where it wants to go."""
+        return self._exchange.lane
+
+    def let_in(self, share: float) -> bool:
+        """Wake the task if the queue has become short."""
+        if not self._exchange.has_room(share):
+            return False
+        self._wake(let_in=True)
+        return True
+
+    def send_away(self) -> None:
+        """Wake the task: its time is up."""
+        self._wake(let_in=False)
+
+    def _wake(self, *, let_in: bool) -> None:
+        if not self.is_let_in.done():  # it may have been cancelled
+            self.is_let_in.set_result(let_in)
 
 
 class InferEndpoint:
@@ -44,11 +73,26 @@ class InferEndpoint:
     async def _serve(self, exchange: Exchange, method: str, receive: Receive) -> Answer:
         settings = self._service.settings
         exchange.enter(method)
-        exchange.admit()
+        exchange.reserve()
+        if not exchange.has_room():
+            await self._wait_outside(exchange)
         raw = await read_body(receive, limit=settings.max_body_bytes, seconds=settings.body_seconds)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         exchange.ask(raw, answered.set_result)
         return await answered
+
+    async def _wait_outside(self, exchange: Exchange) -> None:
+        """Until there is room. Refusal 503 if there is none in time."""
+        waiting = self._service.waiting
+        if waiting.is_full:
+            raise exchange.busy()
+        guest = _Guest(exchange)
+        waiting.add(guest)
+        try:
+            if not await guest.is_let_in:
+                raise exchange.busy()
+        finally:
+            waiting.remove(guest)
 
     async def _send(self, answer: Answer, send: Send) -> None:
         headers = answer.headers

@@ -19,6 +19,9 @@ from harmony.cloud.lanes import Lane
 REFUSALS_A_SECOND = 200.0
 MAX_GUESTS = 1024
 _LOOK_SECONDS = 0.005
+SHORT_WAIT_SECONDS = 0.05  # a queue that is full for a moment, because somebody took the processor, refuses nobody
+_CROWD_WAIT_SECONDS = 1.0  # for everybody, while too many are refused
+_LONG_WAIT_SECONDS = 4.0  # for who is back too early: longer, and its caller would take us for dead
 _SHORT = 0.5  # of the queue that is allowed: those who wait outside leave the rest to those who come in time
 
 
@@ -64,11 +67,20 @@ class WaitingRoom:
         self._credit -= 1
         return True
 
-    def add(self, guest: Guest, until: float) -> None:
-        """Have a request wait until there is room, or until this time.monotonic()."""
-        self._guests[guest] = until
+    def add(self, guest: Guest, refused_until: float = 0.0) -> None:
+        """Have a request wait until there is room, or its time is up. refused_until: by time.monotonic(), when its
+        caller was asked to come back."""
+        self._guests[guest] = self._until(refused_until)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _until(self, refused_until: float) -> float:
+        now = time.monotonic()
+        if now < refused_until:
+            return min(refused_until, now + _LONG_WAIT_SECONDS)
+        if self.may_refuse_soon():
+            return now + min(SHORT_WAIT_SECONDS, self._queue_seconds)
+        return now + _CROWD_WAIT_SECONDS
 
     def remove(self, guest: Guest) -> None:
         """Forget a request whose caller left."""

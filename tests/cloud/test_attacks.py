@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harmony.cloud import connection, direct, waiting
+from harmony.cloud import connection, waiting
 from harmony.cloud.logs import JsonLines
 from harmony.cloud.models import find_bundles
 from harmony.cloud.process import RunningService, running_service
@@ -78,7 +78,7 @@ def test_a_full_queue_is_said_before_the_body_is_sent(inside: Run, monkeypatch: 
 def test_a_crowd_outside_is_bounded(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """One waits, with its body unread; the next is told and its connection closed, so that it cannot ask at once."""
     monkeypatch.setattr(waiting, "MAX_GUESTS", 1)
-    monkeypatch.setattr(direct, "_SHORT_WAIT_SECONDS", 60.0)
+    monkeypatch.setattr(waiting, "SHORT_WAIT_SECONDS", 60.0)
 
     async def work(service: Inside) -> None:
         first, second = await service.connect(), await service.connect()

@@ -235,6 +235,27 @@ def test_who_is_back_too_early_is_told_no_earlier(
     inside(work, queue_seconds=0.01)
 
 
+def test_requests_behind_another_wait_outside_too(
+    inside: Callable[..., None], monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """They go another way through the service; hammering by sending many at once gains nothing either."""
+
+    async def work(service: Inside) -> None:
+        one, room = Asking(service), service.app.service.waiting
+        with monkeypatch.context() as patch:
+            patch.setattr(service.lane.batcher, "expected_wait", lambda: 0.02)
+            await one.send((HEAD + BODY) * 3)
+            for expected in ((503, 1), (503, 1)):
+                await one.is_outside()
+                clock.now += 0.05
+                assert await one.heard() == expected
+            await one.is_outside()
+        assert await one.heard() == (200, 0)
+        assert len(room) == 0
+
+    inside(work, queue_seconds=0.01)
+
+
 class Visitor:
     """A guest that notes what happens to it."""
 
@@ -270,7 +291,7 @@ def test_the_waiting_room_keeps_order_and_time() -> None:
         room = waiting.WaitingRoom(1.0)
         first, second, third = (Visitor(place) for _ in range(3))
         for guest in (first, second, third):
-            room.add(guest, time.monotonic() + 60)
+            room.add(guest, refused_until=time.monotonic() + 60)
         place.append(1)
         assert await seen(first) == ["in"]
         assert second.heard == third.heard == ""
@@ -278,7 +299,7 @@ def test_the_waiting_room_keeps_order_and_time() -> None:
         place.append(1)
         assert await seen(third) == ["in"]
         late = Visitor(place)
-        room.add(late, time.monotonic())
+        room.add(late)
         assert await seen(late) == ["away"]
         assert second.heard == "", "who left is not called"
 
