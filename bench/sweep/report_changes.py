@@ -18,12 +18,12 @@ def changes_section(before: SweepResult, after: SweepResult) -> Section:
     costs = [cost for change in changes for cost in change.costs]
     rows = [
         [
-            _name(cost.unit), cost.path, cost.regime, f"{cost.before.median:.5f}", f"{cost.after.median:.5f}",
-            f"{100 * (cost.ratio - 1):+.1f} %", "yes" if cost.apart else "no",
+            _name(cost.unit), cost.path, f"{100 * (cost.ratio - 1):+.1f} %", "yes" if cost.apart else "no",
+            f"{cost.before.median:.5f}", f"{cost.after.median:.5f}", cost.regime,
         ]
         for cost in costs
     ]  # fmt: skip
-    columns = ["device", "until", "regime", "before", "after", "change", "beyond noise"]
+    columns = ["device", "until", "change", "beyond noise", "before", "after", "regime"]
     sizes = [
         [
             _name(one.after), one.after.architecture, f"{one.before.file_bytes:,}", f"{one.after.file_bytes:,}",
