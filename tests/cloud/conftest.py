@@ -276,12 +276,13 @@ class Inside:
     def __init__(self, app: ServiceApp) -> None:
         self.app = app
         self.lane = app.service.table.route("backend").lane
+        self.config = uvicorn.Config(app, http=DirectConnection, ws="none", log_config=None, timeout_keep_alive=75)
         self._address = ("", 0)
         self._callers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        config = uvicorn.Config(self.app, http=DirectConnection, ws="none", log_config=None)
+        config = self.config
         config.load()
         state, loop = ServerState(), asyncio.get_running_loop()
         server = await loop.create_server(lambda: DirectConnection(config, state, {}), "127.0.0.1", 0)

@@ -122,6 +122,20 @@ def test_a_byte_now_and_then_buys_no_time(inside: Run, monkeypatch: pytest.Monke
     inside(work, body_seconds=0.3)
 
 
+def test_callers_who_fell_silent_are_forgotten(inside: Run) -> None:
+    """Half-open: the caller is gone, and nothing came to say so. After an answer by either way, and a refusal."""
+
+    async def work(service: Inside) -> None:
+        service.config.timeout_keep_alive = 1
+        for sent, status in ((HEAD + BODY, 200), (HEAD.replace(b"backend", b"nobody"), 404), (NEXT, 200)):
+            reader, writer = await service.connect()
+            writer.write(sent)
+            assert (await answer_of(reader))[0] == status
+            assert await asyncio.wait_for(reader.read(), HANG) == b""
+
+    inside(work)
+
+
 def test_answers_that_nobody_reads_stop_the_questions(inside: Run) -> None:
     """Hundreds of requests on one connection whose answers are not read: they are answered when they are."""
     many = 600
