@@ -46,6 +46,8 @@ def parts_of(program: bytes, where: Path) -> tuple[Part, ...]:
         return _PARTS.validate_json(_note(program, PARTS_KEY.encode()))
     except ValidationError as error:
         raise ArtifactCorrupt(f"does not say what it trains: {error.errors()[0]['msg']}", where=where) from None
+    except (IndexError, ValueError):  # its notes are not among what `require_plain` looks into
+        raise ArtifactCorrupt("does not say what it trains: damaged metadata", where=where) from None
 
 
 def _note(program: bytes, key: bytes) -> bytes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harmony.core.adaptive import SUREST, AdaptiveThreshold
 from harmony.core.bundle import DeviceManifest, Exit, ExitName
+from harmony.core.errors import EngineError
 from harmony.core.scores import score
 from harmony.device.engine import Engine
 from harmony.device.prepare import Prepare
@@ -60,7 +61,7 @@ class Loop:
         self._judge: Callable[[float], float] = adaptive.judge if adaptive is not None else lambda score: fixed
 
     def decide(self, image: NDArray[Any]) -> Decision:
-        """Leave at the first exit whose score reaches its threshold."""
+        """Leave at the first exit whose score reaches its threshold. EngineError for numbers that are not finite."""
         hidden, logits, gate = self._engine.exit1(self._prepare(image))
         score1 = self._score1(logits, gate)
         if score1 >= self._threshold1:
@@ -77,6 +78,8 @@ class Loop:
     ) -> Decision:
         # Plain floats: for the few classes of a device they take a third of the time of four numpy calls.
         row: list[float] = logits[0].tolist()
+        if not math.isfinite(sum(row)):  # float32 numbers have a finite sum in float64, unless one of them is not
+            raise _not_finite(exit_)
         top = max(row)
         probability = 1 / sum([math.exp(one - top) for one in row])  # the softmax at its largest entry alone
         return Decision(exit_, self._own[row.index(top)], probability, scores, threshold, feature)
@@ -92,6 +95,13 @@ def _scorer(exit_: Exit, own: tuple[int, ...]) -> Callable[[Floats, Floats | Non
 
     def value(logits: Floats, gate: Floats | None) -> float:
         number: float = score(name, logits, gate, labels).item()
+        if not math.isfinite(number):
+            raise _not_finite(exit_.name)
         return number
 
     return value
+
+
+def _not_finite(exit_: ExitName) -> EngineError:
+    mend = "harmony verify it; if that passes, the network itself is broken"
+    return EngineError(f"{exit_} gives numbers that are not finite", mend=mend)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.bundle import DeviceManifest
-from harmony.core.errors import ArtifactCorrupt, ContractMismatch, EngineUnavailable
+from harmony.core.errors import ArtifactCorrupt, ContractMismatch, EngineError, EngineUnavailable
 from harmony.core.quiet import quiet_native
 from harmony.device.engine import ExitOut
 
@@ -50,7 +50,11 @@ class ExecutorchEngine:
 
     def _run(self, method: str, value: Floats) -> ExitOut:
         # Contiguous NCHW: XNNPACK programs read any other layout as if it were that, silently.
-        out = self._module.run_method(method, (torch.from_numpy(np.ascontiguousarray(value, np.float32)),))
+        given = torch.from_numpy(np.ascontiguousarray(value, np.float32))
+        try:
+            out = self._module.run_method(method, (given,))
+        except RuntimeError as error:
+            raise EngineError(f"ExecuTorch failed in '{method}': {str(error)[:300]}", where=self._where) from None
         arrays = [one.numpy() for one in out]
         return arrays[0], arrays[1], arrays[2] if self._outputs == 3 else None
 
@@ -62,8 +66,12 @@ class ExecutorchEngine:
             "exit1": ((1, image.channels, image.height, image.width), None, *heads),
             "exit2": (None, (1, *manifest.feature.shape), *heads),
         }
+        ports = {method: _shapes(self._module, method, self._where) for method in expected}
+        if ports["exit1"][1:2] != ports["exit2"][:1]:
+            problem = f"exit 1 gives {ports['exit1'][1:2]}, exit 2 takes {ports['exit2'][:1]}"
+            raise ContractMismatch(problem, where=self._where, mend="export the bundle again")
         for method, shapes in expected.items():
-            found = _shapes(self._module, method, self._where)
+            found = ports[method]
             fits = len(found) == len(shapes)
             if not fits or any(want not in (None, have) for want, have in zip(shapes, found, strict=True)):
                 raise ContractMismatch(

@@ -36,6 +36,8 @@ def read_image(path: Path, spec: ImageSpec) -> NDArray[Any]:
         raise InvalidInput(
             f"holds {describe(image)}, the model takes {spec}", where=path, mend="resize or convert it first"
         )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise InvalidInput("holds numbers that are not finite", where=path, mend="give values that are")
     return image
 
 

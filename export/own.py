@@ -109,7 +109,7 @@ def _factory(module: str) -> Callable[[], object]:
         sys.path.insert(0, here)  # as `python -m` does: the user's file lies where the user is
     try:
         found = getattr(importlib.import_module(package), name, None)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ConfigError(f"cannot be imported: {_words(error)}", where=package, mend="correct --module") from None
     if not callable(found):
         raise ConfigError(f"has no function '{name}'", where=package, mend="correct --module")
@@ -119,7 +119,7 @@ def _factory(module: str) -> Callable[[], object]:
 def _call(factory: Callable[[], object], where: str) -> object:
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"fails: {_words(error)}", where=where, mend="it is called without arguments") from None
 
 
@@ -194,6 +194,6 @@ def _require_shape(value: Any, shape: tuple[int, ...], name: str, where: str) ->
         )
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"

@@ -113,6 +113,7 @@ class Eyes:
 
     def __init__(self, programs: Programs, manifest: DeviceManifest, training: Training, bundle: Path) -> None:
         self._prepare, self._gate, self._shape = Preprocessor(manifest.image), manifest.gate, manifest.feature.shape
+        self._where = bundle
         self._names: list[list[str]] = []
         self._sessions: list[Any] = []
         for name, carried, gate in (("exit1", "hidden", "gate1"), ("exit2", "feature", "gate2")):
@@ -147,7 +148,7 @@ class Eyes:
             first = self._sessions[0].run(self._names[0], {"image": image})
             second = self._sessions[1].run(self._names[1], {"hidden": first[0]})
         except Exception as error:  # the runtime's own exceptions share no base class
-            raise EngineError(f"ONNX Runtime failed: {str(error)[:300]}") from None
+            raise EngineError(f"ONNX Runtime failed: {str(error)[:300]}", where=self._where) from None
         gates = [first[2], second[2]] if self._gate else []
         return [first[1], second[1], *gates, *([second[0]] if features else [])]
 

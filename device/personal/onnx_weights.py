@@ -36,6 +36,10 @@ class ExitProgram:
             raise ArtifactCorrupt("does not hold one graph", where=where, mend=_MEND)
         self._graph = list(fields(graphs[0]))
         self._tensors = {name: part for part in self._parts(_INITIALIZER) if (name := _name(part, _TENSOR_NAME))}
+        try:
+            self._outputs = [_name(part, _PORT_NAME) for part in self._parts(_OUTPUT)]
+        except (IndexError, ValueError):  # not among what `require_plain` looks into
+            raise ArtifactCorrupt("has a damaged output", where=where, mend=_MEND) from None
 
     def tensor(self, name: str) -> Floats:
         """A float32 constant by its name; ContractMismatch if there is none."""
@@ -48,14 +52,15 @@ class ExitProgram:
     def read_with(self, tensor: str) -> str:
         """The value that a node reads beside a constant: of a linear head, the embedding."""
         for node in self._parts(_NODE):
-            inputs = [bytes(value).decode() for number, _, value in fields(node) if _is(number, value, _NODE_INPUT)]
+            found = [bytes(value) for number, _, value in fields(node) if _is(number, value, _NODE_INPUT)]
+            inputs = [one.decode(errors="replace") for one in found]
             if len(inputs) > 1 and inputs[1] == tensor:
                 return inputs[0]
         raise ContractMismatch(f"has no node that reads '{tensor[:100]}'", where=self.where, mend=_MEND)
 
     def with_output(self, value: str) -> bytes:
         """The file, which gives an inner value, too."""
-        if any(_name(one, _PORT_NAME) == value for one in self._parts(_OUTPUT)):
+        if value in self._outputs:
             return self._written(self._graph)
         return self._written([*self._graph, (_OUTPUT, 2, memoryview(_text(1, value)))])
 

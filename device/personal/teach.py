@@ -132,6 +132,8 @@ def teach_front_end(
         lambda at: prepare(images[chosen[at]]), pupil.data.labels[chosen], pupil.data.own, pupil.classes
     )  # one batch at a time: scaled images are four times the size
     heads = _head_tensors(pupil.training, start)
+    if not {(name, tensor) for name in EXITS for tensor in heads[name]} <= {(one.exit, one.tensor) for one in parts}:
+        raise ContractMismatch("does not train the heads", where=pupil.bundle, mend="export the bundle again")
     begun = [heads[one.exit].get(one.tensor, None) for one in parts]
     values = [programs[one.exit].tensor(one.tensor) if head is None else head
               for one, head in zip(parts, begun, strict=True)]  # fmt: skip

@@ -158,6 +158,9 @@ def _lock(handle: int, bundle: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigError("another process is changing this bundle", where=bundle, mend="wait for it") from None
+    except OSError as error:
+        problem = f"this file system cannot lock files: {error.strerror}"
+        raise StorageError(problem, where=bundle, mend="copy the bundle to a local disk") from None
 
 
 def require_bundle(bundle: Path) -> None:

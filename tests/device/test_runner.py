@@ -10,11 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from harmony.core.adaptive import SENDS_NOTHING, SUREST, AdaptiveThreshold, HeldOut, sent_in_order
-from harmony.core.errors import CloudTimeout, InvalidInput
+from harmony.core.bundle import open_device_bundle
+from harmony.core.errors import CloudTimeout, EngineError, InvalidInput
 from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import score, softmax
 from harmony.core.spec import ImageSpec
-from harmony.device import CloudAnswer, Device
+from harmony.device import CloudAnswer, Device, Engine, open_engine
+from harmony.device.engine import ExitOut
 from harmony.device.prepare import Prepare
 
 Make = Callable[..., Path]
@@ -63,6 +65,41 @@ def test_leaves_at_exit1_if_its_score_reaches_the_threshold(make_bundle: Make, t
         assert answer.scores[0] == pytest.approx(value, abs=1e-4)
         assert len(answer.scores) == (1 if exit_ == "exit1" else 2)
         assert not answer.would_offload
+
+
+class Broken:
+    """An engine, one of whose outputs holds a number that is none."""
+
+    def __init__(self, engine: Engine, output: str, value: float) -> None:
+        self._engine, self._output, self._value = engine, output, value
+
+    def exit1(self, image: NDArray[np.float32]) -> ExitOut:
+        return self._changed(self._engine.exit1(image), "hidden", "logits1", "gate1")
+
+    def exit2(self, hidden: NDArray[np.float32]) -> ExitOut:
+        return self._changed(self._engine.exit2(hidden), "feature", "logits2", "gate2")
+
+    def _changed(self, found: ExitOut, *names: str) -> ExitOut:
+        out = [None if one is None else one.copy() for one in found]
+        for name, one in zip(names, out, strict=True):
+            if name == self._output and one is not None:
+                one[0, 1] = self._value
+        return out[0], out[1], out[2]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("output", "leave"), [("logits1", -1e9), ("gate1", 1e9), ("logits2", 1e9), ("gate2", 1e9)])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.filterwarnings(
+    "ignore:invalid value:RuntimeWarning"
+)  # numpy's; to silence it takes time
+def test_numbers_that_are_not_finite_are_no_answer(
+    make_bundle: Make, tmp_path: Path, output: str, leave: float, value: float
+) -> None:
+    bundle = make_bundle(tmp_path / "b", thresholds=(leave, -1e9))
+    manifest = open_device_bundle(bundle)
+    device = Device(manifest, Broken(open_engine(bundle, manifest), output, value))
+    with pytest.raises(EngineError, match=f"exit{output[-1]} gives numbers that are not finite"):
+        device.answer(_image())
 
 
 def test_exit_2_follows_the_stream_as_evaluation_says(make_bundle: Make, tmp_path: Path) -> None:

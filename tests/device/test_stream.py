@@ -201,6 +201,13 @@ def test_images_of_another_kind_name_the_file_what_is_and_what_is_due(
         read_image(_save(tmp_path / name, values), GREY)
 
 
+def test_numbers_that_are_not_finite_name_the_file(tmp_path: Path) -> None:
+    spec = GREY.model_copy(update={"dtype": "float32"})
+    np.save(tmp_path / "nan.npy", np.full((4, 5, 1), np.nan, np.float32))
+    with pytest.raises(InvalidInput, match=r"nan\.npy: holds numbers that are not finite"):
+        read_image(tmp_path / "nan.npy", spec)
+
+
 def _damaged(folder: Path) -> dict[str, tuple[bytes, type[HarmonyError]]]:
     png = _save(folder / "x.png", np.random.default_rng(0).integers(0, 256, (4, 5), dtype=np.uint8)).read_bytes()
     npy = _save(folder / "x.npy", np.zeros((4, 5), np.uint8)).read_bytes()

@@ -129,6 +129,7 @@ def test_a_module_without_a_back_end_has_none(small: Any) -> None:
         ("own_module:Small.lower", "has no function"),
         ("math:pi", "has no function 'pi'"),
         ("math:sqrt", "fails: .*without arguments"),
+        ("sys:exit", "fails: SystemExit"),
         ("time:time", "returned float, not an nn.Module"),
         ("torch.nn:ReLU", "the module has no lower, exit1, upper, exit2"),
     ],

@@ -138,10 +138,12 @@ MakeBundle = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def steps() -> dict[str, bytes]:
-    """The training programs, by file name; two are for heads that look at more, or at less, than these do."""
+    """The training programs, by file name; some are for other heads than these: wider, narrower, of another name."""
     heads = {"head_step.onnx": WIDTH, "wide_step.onnx": WIDTH + 4, "narrow_step.onnx": WIDTH - 4}
     found = {name: step_to_onnx(head_step(width), who="head") for name, width in heads.items()}
-    return found | {"front_end_step.onnx": front_end_step()}
+    whole = front_end_step()
+    headless = whole.replace(b"exit1.head.weight", b"exit1.hood.weight")
+    return found | {"front_end_step.onnx": whole, "headless_step.onnx": headless}
 
 
 @pytest.fixture(scope="session")

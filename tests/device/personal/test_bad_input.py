@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from harmony.cli.main import main
-from harmony.core.bundle import open_device_bundle
+from harmony.core.bundle import VECTORS, open_cloud_bundle, open_device_bundle
 from harmony.core.errors import (
     ArtifactCorrupt,
     ConfigError,
@@ -22,14 +22,16 @@ from harmony.core.errors import (
     DataForeign,
     DataMissing,
     EmptyClass,
+    EngineError,
     EngineUnavailable,
     HarmonyError,
     InvalidInput,
     LabelOutOfRange,
 )
-from harmony.core.sealed import digest_of
+from harmony.core.sealed import digest_of, seal, sealing
 from harmony.core.training_parts import PARTS_KEY, parts_of
 from harmony.device.personal import Budget, Plan, Wish, personalize
+from harmony.device.personal.cloud import CloudJudge
 from harmony.device.personal.onnx_weights import ExitProgram
 from harmony.device.personal.steps import Form, OnnxStep
 
@@ -155,8 +157,13 @@ def test_a_training_program_that_is_not_the_bundles(
     wrong = make_bundle(tmp_path / "narrow", training=whole.model_copy(update=narrow))
     with pytest.raises(ContractMismatch, match="its training program is for 4 numbers, a head looks at 8"):
         personalize(wrong, str(photos), Wish(), Budget())
+    headless = make_bundle(tmp_path / "no", training=whole.model_copy(update={"front_end": "headless_step.onnx"}))
+    with pytest.raises(ContractMismatch, match="does not train the heads"):
+        personalize(headless, str(photos), Wish(what="front-end"), Budget())
     with pytest.raises(ArtifactCorrupt, match="does not say what it trains"):
         parts_of(steps["head_step.onnx"], tmp_path)
+    with pytest.raises(ArtifactCorrupt, match="does not say what it trains: damaged"):
+        parts_of(b"\x72\x02\xff\xff" + steps["front_end_step.onnx"], tmp_path)  # a note that ends in the middle
     assert PARTS_KEY.encode() in steps["front_end_step.onnx"]
 
 
@@ -183,6 +190,16 @@ def test_a_back_end_of_another_run(bundle: Path, photos: Path, make_bundle: Make
     wish = Wish(what="front-end", back_end=make_bundle(tmp_path / "device"))
     with pytest.raises(ArtifactCorrupt, match="not a 'harmony-cloud-bundle'"):
         personalize(bundle, str(photos), wish, Budget())
+
+
+def test_a_back_end_that_does_not_read_features(bundle: Path, cloud_bundle: Path, tmp_path: Path) -> None:
+    with sealing(tmp_path / "cloud") as draft:
+        (draft / "back_end.onnx").write_bytes((bundle / "exit2.onnx").read_bytes())
+        (draft / VECTORS).write_bytes((cloud_bundle / VECTORS).read_bytes())
+        seal(draft, open_cloud_bundle(cloud_bundle))
+    judge = CloudJudge(tmp_path / "cloud", open_device_bundle(bundle))
+    with pytest.raises(EngineError, match="cloud: ONNX Runtime failed: "):
+        judge.accuracy(np.zeros((1, 8, 4, 4), np.float32), np.zeros(1, np.int64))
 
 
 @pytest.mark.parametrize(
@@ -277,6 +294,9 @@ def test_tensors_are_read_as_they_were_written_and_nothing_else_changes(bundle: 
     assert len(again) == len(where.read_bytes())
     with pytest.raises(ContractMismatch, match="no float32 tensor 'axes'"):
         program.tensor("axes")  # whole numbers
+    assert program.with_output("gate1") == where.read_bytes()  # which is one already
+    with pytest.raises(ArtifactCorrupt, match="damaged output"):
+        ExitProgram(b"\x3a\x04\x62\x02\xff\xff", where)  # a graph with an output that ends in the middle
 
 
 def test_a_step_of_another_form_is_refused(steps: dict[str, bytes], tmp_path: Path) -> None:
