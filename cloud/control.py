@@ -153,8 +153,7 @@ def _require(service: Service, *scopes: KeyScope) -> Callable[..., Awaitable[Cal
     """A dependency that lets in whose key has one of the scopes."""
 
     async def require_key(request: Request, _: Annotated[Any, Security(_bearer)]) -> Caller:
-        header = request.headers.get("authorization")
-        return service.require_key(None if header is None else header.encode("latin-1"), *scopes)
+        return service.require_key(dict(request.headers.raw), *scopes)
 
     return require_key
 

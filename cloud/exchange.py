@@ -55,7 +55,7 @@ class Exchange:
     def enter(self, method: str) -> None:
         """Who asks, how, for which model, and how much comes. Refusal for what cannot be served at all."""
         service = self._service
-        caller = service.require_key(self.headers.get(b"authorization"), "infer")
+        caller = service.require_key(self.headers, "infer")
         if method != "POST":
             raise Refusal(405, "method", "infer takes POST", headers=((b"allow", b"POST"),))
         self._lane = service.table.route_at(self.path).lane

@@ -157,14 +157,15 @@ class KeyRing:
     def __init__(self, grants: Iterable[KeyGrant] = (), *, is_open: bool = False, ledger: Ledger | None = None) -> None:
         """ledger: what keys have used, over all workers; None for this process alone."""
         self._ledger = ledger or Ledger(Shape(_ALONE_KEYS, 1, USED))
-        self._anyone = Caller(KeyGrant("anyone", "", ORDINARY), self._ledger.row("")) if is_open else None
+        self.anyone = Caller(KeyGrant("anyone", "", ORDINARY), self._ledger.row("")) if is_open else None
+        """Who asks without a key; None unless the ring is open."""
         self._callers: dict[bytes, Caller] = {}
         self.update(grants)
 
     @property
     def is_open(self) -> bool:
         """Whether no key is needed."""
-        return self._anyone is not None
+        return self.anyone is not None
 
     def update(self, grants: Iterable[KeyGrant]) -> None:
         """These keys count from now on. What a key that stays has under way, and has used of its rate, stays."""
@@ -177,7 +178,7 @@ class KeyRing:
 
     def find(self, authorization: bytes | None) -> Caller | None:
         """The caller that a header's value, `Bearer KEY`, belongs to; None for a stranger and an expired key."""
-        caller = self._anyone
+        caller = self.anyone
         if authorization is not None and authorization[:7].lower() == b"bearer ":
             caller = self._callers.get(hashlib.sha256(authorization[7:].strip()).digest(), caller)
         if caller is None or (caller.grant.expires is not None and caller.grant.expires <= time.time()):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harmony.cloud.keys import EVERY_SCOPE, ORDINARY, Caller, KeyGrant, KeyRing, KeyScope, granted
 from harmony.cloud.lanes import Alias, Lane, Table
 from harmony.cloud.metrics import Metrics, Tracer
 from harmony.cloud.models import ServedModel
-from harmony.cloud.refusal import unauthorized
-from harmony.cloud.settings import ServiceSettings
+from harmony.cloud.refusal import Refusal, unauthorized
+from harmony.cloud.settings import ServiceSettings, names_this_machine
 from harmony.cloud.share import Share
 from harmony.cloud.waiting import WaitingRoom
 
@@ -46,11 +46,19 @@ class Service:
         """From now on these keys count, and those of the settings."""
         self.keys.update((*self._given, *(grants or ())))
 
-    def require_key(self, authorization: bytes | None, *scopes: KeyScope) -> Caller:
-        """The caller; 401 for a stranger, 403 if its key has none of the scopes."""
-        caller = self.keys.find(authorization)
+    def require_key(self, headers: Mapping[bytes, bytes], *scopes: KeyScope) -> Caller:
+        """The caller; 401 for a stranger, 403 if its key has none of the scopes.
+
+        Without keys, 403 for what a web page may have sent: its visitor's browser is on this machine, too. It says so
+        by its Origin, or, if the page's name was made to mean this machine, by the Host.
+        """
+        caller = self.keys.find(headers.get(b"authorization"))
         if caller is None:
             raise unauthorized()
+        if caller is self.keys.anyone:
+            _, _, origin = headers.get(b"origin", b"//localhost").partition(b"//")
+            if not (names_this_machine(headers.get(b"host")) and names_this_machine(origin)):
+                raise Refusal(403, "forbidden", "without keys, only this machine may ask, by the name localhost")
         caller.require(*scopes)
         return caller
 

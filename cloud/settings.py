@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -89,6 +90,17 @@ def checked_settings(**values: Any) -> ServiceSettings:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ConfigError(first["msg"], where="settings of the service", field=field) from None
+
+
+def names_this_machine(authority: bytes | None) -> bool:
+    """Whether `HOST[:PORT]`, as in a Host header or after the // of an Origin, is this machine's loopback."""
+    if authority is None:
+        return True
+    try:
+        host = urlsplit(b"//" + authority).hostname
+        return host is not None and is_loopback(host.decode())
+    except ValueError:  # not even a name
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -44,22 +44,22 @@ def status_route(service: Service, history: History, release: str) -> APIRouter:
     @router.get("/status", response_class=HTMLResponse, responses={401: {}, 403: {}})
     async def status(request: Request) -> HTMLResponse:
         """Versions, traffic, latency, exit and offload shares, as a page for people."""
-        _require_key(service, request.headers.get("authorization"))
+        _require_key(service, dict(request.headers.raw))
         return HTMLResponse(page(service, history, release), headers=_HEADERS)
 
     return router
 
 
-def _require_key(service: Service, header: str | None) -> None:
+def _require_key(service: Service, headers: dict[bytes, bytes]) -> None:
     """Refusal 401, which has a browser ask its user for the key, or 403."""
-    sent = None if header is None else header.encode("latin-1")
-    if sent is not None and sent[:6].lower() == b"basic ":
+    sent = headers.get(b"authorization", b"")
+    if sent[:6].lower() == b"basic ":
         try:
-            sent = b"Bearer " + base64.b64decode(sent[6:], validate=True).partition(b":")[2]
+            headers[b"authorization"] = b"Bearer " + base64.b64decode(sent[6:], validate=True).partition(b":")[2]
         except binascii.Error:
-            sent = None
+            del headers[b"authorization"]
     try:
-        service.require_key(sent, "read")
+        service.require_key(headers, "read")
     except Refusal as refusal:
         if refusal.status != 401:
             raise

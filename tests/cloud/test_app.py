@@ -189,7 +189,9 @@ def test_what_comes_after_a_refusal_is_bounded(bundle: Bundle, monkeypatch: pyte
 
     async def work(app: ServiceApp) -> None:
         async with connected(app) as (reader, writer):
-            writer.write(b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n")
+            writer.write(
+                b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 999999999999\r\n\r\n"
+            )
             assert b" 413 " in await reader.readline()
             with pytest.raises(ConnectionError):
                 for _ in range(100_000):

@@ -32,7 +32,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 BODY = json.dumps(
     {"inputs": [{"name": "feature", "datatype": "FP32", "shape": [1, 8, 4, 4], "data": [0.5] * 128}]}
 ).encode()
-HEAD = b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+HEAD = b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 NEXT = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 HANG = 20.0
 """Seconds: a bound on a hang, far from what is expected."""
@@ -159,7 +159,7 @@ def test_answers_that_nobody_reads_stop_the_questions(inside: Run) -> None:
 
 def test_a_question_behind_unread_refusals_is_heard_to_its_end(inside: Run) -> None:
     """Refusals that nobody reads stop the reading, in the middle of the next body; who reads them goes on."""
-    many, wrong = 700, b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    many, wrong = 700, b"POST /v2/models/nobody/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
 
     async def work(service: Inside) -> None:
         reader, writer = await service.connect()
@@ -257,6 +257,35 @@ def test_names_of_strangers_make_no_series(client: Client) -> None:
         assert client.infer(b"", model=f"nobody-{number}").status == 404
         assert client.get(f"/v2/models/nobody-{number}").status == 404
     assert series() == before
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ("Host: 127.0.0.1:8080", 200),
+        ("Host: localhost", 200),
+        ("Host: [::1]:8080", 200),
+        ("Host: localhost:8080\r\nOrigin: http://localhost:8080", 200),
+        ("Host: localhost\r\nOrigin: https://example.org", 403),
+        ("Host: localhost\r\nOrigin: null", 403),
+        ("Host: example.org", 403),
+        ("Host: 127.0.0.1.example.org:80", 403),
+        ("Host: [::1", 403),
+        ("Host: ", 403),
+    ],
+)
+def test_a_web_page_may_not_ask_a_service_without_keys(inside: Run, headers: str, status: int) -> None:
+    """Its visitor's browser can reach this machine. It says where the page came from, and by which name it asks: one
+    that the page's owner made to mean this machine (DNS rebinding), say."""
+
+    async def work(service: Inside) -> None:
+        reader, writer = await service.connect()
+        for head, body in ((HEAD, BODY), (b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"")):
+            writer.write(head.replace(b"Host: localhost", headers.encode()) + body)
+            found, _, text = await answer_of(reader)
+            assert (found, b"only this machine may ask" in text) == (status, status == 403)
+
+    inside(work)
 
 
 def test_a_log_line_stays_one_line() -> None:

@@ -116,7 +116,7 @@ def test_a_request_behind_one_that_waits_outside_is_answered_after_it(
 BODY = json.dumps(
     {"inputs": [{"name": "feature", "datatype": "FP32", "shape": [1, 8, 4, 4], "data": [0.5] * 128}]}
 ).encode()
-HEAD = b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+HEAD = b"POST /v2/models/backend/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 
 
 class Clock:
