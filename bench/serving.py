@@ -120,20 +120,7 @@ def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], 
     versions: dict[str, str] = {name: metadata.version(name) for name in ("uvicorn", "uvloop", "httptools")}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         plain, quantised, mflop = write_bundles(Path(folder), width)
-        services = [
-            stack.enter_context(running_service(bundle, *options))
-            for bundle, options in ((plain, _PATIENT), (quantised, _PATIENT), (plain, _TIGHT))
-        ]
-        in_torch = {
-            engine: stack.enter_context(running_service(plain.parent, *_PATIENT, "--engine", engine))
-            for engine in ("torch", *(["torch-bf16"] if has_bfloat16() else []))
-        }
-        cases = [
-            Case("probe fp32", None, lambda: probe(plain, seconds / 2)),
-            Case("probe int8", None, lambda: probe(quantised, seconds / 2)),
-            *service_cases(services[0], services[1], services[2], seconds),
-            *(_torch_case(engine, service, seconds) for engine, service in in_torch.items()),
-        ]
+        cases = _own_cases(stack, plain, quantised, seconds)
         for name in peers:
             peer = stack.enter_context(running_peer(name, environment(name, cache), plain / "back_end.onnx"))
             versions[name] = peer.version
@@ -157,6 +144,24 @@ def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], 
         "versions": versions,
         "cases": {name: summary(name, found, limits[name]) for name in found},
     }
+
+
+def _own_cases(stack: ExitStack, plain: Path, quantised: Path, seconds: float) -> list[Case]:
+    """The probes, and our service with each back end."""
+    services = [
+        stack.enter_context(running_service(bundle, *options))
+        for bundle, options in ((plain, _PATIENT), (quantised, _PATIENT), (plain, _TIGHT))
+    ]
+    in_torch = {
+        engine: stack.enter_context(running_service(plain.parent, *_PATIENT, "--engine", engine))
+        for engine in ("torch", *(["torch-bf16"] if has_bfloat16() else []))
+    }
+    return [
+        Case("probe fp32", None, lambda: probe(plain, seconds / 2)),
+        Case("probe int8", None, lambda: probe(quantised, seconds / 2)),
+        *service_cases(services[0], services[1], services[2], seconds),
+        *(_torch_case(engine, service, seconds) for engine, service in in_torch.items()),
+    ]
 
 
 def _torch_case(engine: str, service: RunningService, seconds: float) -> Case:

@@ -150,8 +150,7 @@ def _too_many(wait: float, message: str) -> Refusal:
 class KeyRing:
     """Who may ask: a picture in memory, replaced when keys change. Found by digest: time tells nothing of a key.
 
-    A ring without keys lets everybody on this machine infer and read, never administer: any web page that its user
-    visits could send such a request.
+    A ring without keys lets every program on this machine infer and read, and nobody administer.
     """
 
     def __init__(self, grants: Iterable[KeyGrant] = (), *, is_open: bool = False, ledger: Ledger | None = None) -> None:
