@@ -30,8 +30,8 @@ def peers(
     """Measure a front end in our engines and in ONNX Runtime, ExecuTorch, OpenVINO, ncnn, LiteRT and PyTorch.
 
     \b
-    harmony bench peers bundles/client-000                          those that are installed here
-    harmony bench peers bundles/client-000 --install --run runs/first      all of them
+    harmony bench peers bundles/client-000                              those that are installed here
+    harmony bench peers bundles/client-000 --install --run runs/first   all of them
 
     Every runtime answers the same images in a process of its own, on one thread, in turns: CPU time by exit and until
     the first answer, and peak memory. One whose answers are not ours is not timed; one that is missing is named, with

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harmony.bench.peers.environments import Environment
@@ -16,7 +17,8 @@ _SECONDS = 600
 def to_ncnn(found: Environment, folder: Path) -> None:
     """ONNX to ncnn, with weights of 32 bits. EngineUnavailable, with the converter's last word, if it fails."""
     pnnx = found.packages / "pnnx" / "pnnx"
-    pnnx.chmod(0o755)  # the wheel does not say that it can be run
+    with suppress(OSError):  # where nobody may change that, whether it can be run is seen at once
+        pnnx.chmod(0o755)  # the wheel does not say that it can be
     for name in _EXITS:
         _run([str(pnnx), f"{name}.onnx", "fp16=0"], folder, [f"{name}.ncnn.param", f"{name}.ncnn.bin"])
 

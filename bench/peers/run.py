@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ WORKER = Path(__file__).parent / "worker.py"
 REFERENCE = "harmony onnxruntime"
 TOLERANCE = 1e-3
 """How far an output may lie from ours, in shares of its largest value: other orders of sums, other convolutions."""
+_START_SECONDS = 300.0
 OnTurn = Callable[[str, int, int], None]
 Outputs = list[NDArray[np.float32]]
 
@@ -156,15 +158,20 @@ def _started(name: str, python: Path, folder: Path) -> Iterator[_Worker]:
             [str(python), "-P", str(WORKER), name, str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
         )  # fmt: skip
+        too_long = threading.Timer(_START_SECONDS, child.kill)
+        too_long.start()
         try:
             assert child.stdout is not None  # noqa: S101  (asked for)
-            if child.stdout.readline() != "ready\n":
+            ready = child.stdout.readline() == "ready\n"
+            too_long.cancel()
+            if not ready:
                 child.wait()
                 log.seek(0)
                 said = log.read().strip().splitlines() or ["it said nothing"]
                 raise EngineError(f"its process ended with code {child.returncode}: {said[-1][:300]}")
             yield _Worker(name, child)
         finally:
+            too_long.cancel()
             child.kill()
             child.communicate()
 

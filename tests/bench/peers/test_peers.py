@@ -18,7 +18,7 @@ from harmony.bench.peers.environments import Needs, environment
 from harmony.bench.peers.results import PeersBench, PeersSettings
 from harmony.cli.main import main
 from harmony.core.bundle import VECTORS, open_device_bundle
-from harmony.core.errors import ConfigError, EngineUnavailable
+from harmony.core.errors import ConfigError, EngineError, EngineUnavailable
 from harmony.core.sealed import digest_of, seal, sealing
 
 if TYPE_CHECKING:
@@ -136,6 +136,17 @@ def test_a_runtime_that_answers_otherwise_or_ends_is_not_timed(
         "onnxruntime": "answers otherwise: an output is off by 0.01 of its largest value",
         "executorch": "its process ended with code 1: RuntimeError: no such processor",
     }
+
+
+def test_a_runtime_that_does_not_get_ready_is_ended(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setattr(run, "WORKER", worker)
+    monkeypatch.setattr(run, "_START_SECONDS", 0.5)
+    with pytest.raises(EngineError, match="its process ended with code -9: it said nothing"):
+        run.bench_peers(_settings(bundle))
 
 
 def test_bundles_that_cannot_be_compared(bundle: Path, tmp_path: Path) -> None:
