@@ -29,12 +29,13 @@ from harmony.core.storage import storing
 
 BEGIN = "<!-- experiments: begin (written by `harmony experiment --report --publish`) -->"
 END = "<!-- experiments: end -->"
-HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "auroc", "sent_mb")
+HEADLINE = ("low", "high", "worst_low", "worst_high", "server_ood", "auroc", "sent_kb")
 HEADLINE_READING = """\
 Accuracy in %, mean ± standard deviation over the seeds, last round. ρ is the number of images of other classes for each
 image of an own class; what stands under it is the accuracy of device and cloud together; `worst 10 %` is the mean over
 the worst tenth of the clients, `cloud, other` the cloud's accuracy on the classes that a client does not hold, AUROC
-the gate's, `MB` what a client sends in a round of training. A reference has what the others lack."""
+the gate's, `kB` what a client sends in a round of training: HARMONY's clients are in step with each other at every step,
+and pay for it there. A reference has what the others lack."""
 CAPTIONS = {
     "rho": "Accuracy of device and cloud together over ρ; a band is one standard deviation over the seeds.",
     "rounds": "The cloud on classes that the client does not hold, by round, on a part of the test images, "
@@ -50,7 +51,7 @@ All figures are %, mean ± standard deviation over the seeds, of the last round.
 classes for each image of an own class; what stands under a ρ is the accuracy of device and cloud together, with
 thresholds that follow the stream of each device's scores, or with `fixed` ones from held-out images. `worst 10 %` is
 the mean over the worst tenth of the clients; `device, own` and `cloud, own` are either's accuracy alone on the client's
-own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training, `MB` what a client sends
+own classes, `cloud, other` the cloud's on all other classes; `CPU s` is the time of training, `kB` what a client sends
 and gets in one round. In the tables of routing, the fixed thresholds decide who answers, unless `cloud's word` lets the
 device's answer stand where the cloud, too, takes the image for one of an own class, `fused` joins both answers, or
 `perfect routing` keeps own classes and sends the rest; AUROC and FPR95 are the gate's; `own sent` and `other kept` are

@@ -125,8 +125,8 @@ def metrics(result: ExperimentResult) -> dict[str, Metric]:
         "own_sent": Metric("own sent", at(-1, "id_to_server"), best=None),
         "other_kept": Metric("other kept", at(-1, "ood_to_client"), best=None),
         "sent": Metric("sent", at(-1, "offload"), best=None),
-        "sent_mb": Metric("MB sent", _traffic("sent"), best=None, scale=1e-6, digits=3, counted=True),
-        "got_mb": Metric("MB got", _traffic("got"), best=None, scale=1e-6, digits=3, counted=True),
+        "sent_kb": Metric("kB sent", _traffic("sent"), best=None, scale=1e-3, counted=True),
+        "got_kb": Metric("kB got", _traffic("got"), best=None, scale=1e-3, counted=True),
         "cpu": Metric("CPU s", lambda cell: cell.cpu_seconds, best=None, scale=1, digits=0),
     }
 

@@ -24,7 +24,7 @@ from harmony.bench.experiment.summary import (
     routing,
 )
 
-MAIN = ("low", "high", "worst_low", "worst_high", "client_id", "server_id", "server_ood", "cpu", "sent_mb", "got_mb")
+MAIN = ("low", "high", "worst_low", "worst_high", "client_id", "server_id", "server_ood", "cpu", "sent_kb", "got_kb")
 ROUTING = ("switched", "fused", "oracle", "auroc", "fpr95", "own_sent", "other_kept", "sent")
 FIXED = ("fixed_low", "fixed_high", "worst_fixed_low", "worst_fixed_high")
 GAPS = ("low", "high", "worst_low", "worst_high", "server_ood")

@@ -92,7 +92,7 @@ def test_equal_to_the_last_digit_is_equally_bold(result: ExperimentResult) -> No
 def test_what_training_sends_is_counted_and_has_no_deviation(result: ExperimentResult) -> None:
     sent = {cell.traffic.sent for cell in result.cells if cell.method == "SplitGP" and cell.traffic is not None}
     assert len(sent) == 1
-    assert row(accuracy(result, places(result)[0]), "SplitGP")["MB sent"] == f"{sent.pop() / 1e6:.3f}"
+    assert row(accuracy(result, places(result)[0]), "SplitGP")["kB sent"] == f"{sent.pop() / 1e3:.1f}"
 
 
 def test_missing_seeds_are_shown(result: ExperimentResult, tmp_path: Path) -> None:
