@@ -34,8 +34,8 @@ HEADLINE_READING = """\
 Accuracy in %, mean ± standard deviation over the seeds, last round. ρ is the number of images of other classes for each
 image of an own class; what stands under it is the accuracy of device and cloud together; `worst 10 %` is the mean over
 the worst tenth of the clients, `cloud, other` the cloud's accuracy on the classes that a client does not hold, AUROC
-the gate's, `kB` what a client sends in a round of training: HARMONY's clients are in step with each other at every step,
-and pay for it there. A reference has what the others lack."""
+the gate's, `kB` what a client sends in a round of training: HARMONY's clients are in step at every step, and pay for it
+there. A reference has what the others lack."""
 CAPTIONS = {
     "rho": "Accuracy of device and cloud together over ρ; a band is one standard deviation over the seeds.",
     "rounds": "The cloud on classes that the client does not hold, by round, on a part of the test images, "
