@@ -89,9 +89,7 @@ class Broken:
 
 @pytest.mark.parametrize(("output", "leave"), [("logits1", -1e9), ("gate1", 1e9), ("logits2", 1e9), ("gate2", 1e9)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.filterwarnings(
-    "ignore:invalid value:RuntimeWarning"
-)  # numpy's; to silence it takes time
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's; to silence it takes time
 def test_numbers_that_are_not_finite_are_no_answer(
     make_bundle: Make, tmp_path: Path, output: str, leave: float, value: float
 ) -> None:
