@@ -150,13 +150,11 @@ class Supervisor:
                 self._serve(selector, wake)
 
     def _serve(self, selector: selectors.BaseSelector, wake: socket.socket) -> None:
-        """Hand out connections until something else has to be done."""
-        wait = None if self._is_complete else _PAUSE_SECONDS
-        while True:
-            ready = selector.select(wait)
-            if not ready:
-                return
-            for key, _ in ready:
+        """Hand out connections until something else has to be done: a worker that is missing is started in its time,
+        however many connections come meanwhile."""
+        until = None if self._is_complete else self._next_start
+        while until is None or time.monotonic() < until:
+            for key, _ in selector.select(None if until is None else until - time.monotonic()):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif isinstance(key.data, _Worker):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,21 @@ def test_a_stop_of_several_workers_loses_no_request(
     assert [thread.seen["told to go"] for thread in threads] == [1] * 6
     assert all(thread.seen["broken"] == 0 for thread in threads)
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_a_worker_that_ended_young_is_replaced_although_connections_keep_coming(
+    bundle: Bundle, client_of: ClientOf
+) -> None:
+    """It is replaced after a pause, which ends by the clock and not when nobody calls."""
+    with running_service(bundle.folder, "--workers", "2") as service:
+        client, (first, second) = client_of(service), children(service.pid)
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while len(now := children(service.pid)) < 2 or first in now:
+            assert time.monotonic() < deadline
+            with suppress(OSError, http.client.HTTPException):  # a connection that the killed one had
+                client.get("/v2/health/live")
+        assert second in now
 
 
 def test_connections_that_come_while_all_workers_are_behind_are_not_turned_away(
