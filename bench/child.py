@@ -1,4 +1,11 @@
-"""Device processes: started, waited for, and never left behind."""
+"""Device processes: started, asked, waited for, and never left behind.
+
+A question and its answer are one JSON file each. `ask` is this side of it; `reply`, which a child module calls with its
+question's type and what finds the answer, is the other:
+
+    if __name__ == "__main__":
+        sys.exit(reply(Job, measure))
+"""
 
 from __future__ import annotations
 
@@ -6,12 +13,56 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import IO
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TypeVar
 
-from harmony.core.errors import EngineError
+from pydantic import ValidationError
+
+from harmony.core.errors import EngineError, HarmonyError
+from harmony.core.spec import Frozen
+from harmony.core.storage import write_atomically
 
 TIMEOUT_S = 3600.0
+QuestionT = TypeVar("QuestionT", bound=Frozen)
+AnswerT = TypeVar("AnswerT", bound=Frozen)
+
+
+def ask(
+    module: str,
+    question: Frozen,
+    answer: type[AnswerT],
+    *,
+    where: object,
+    environment: Mapping[str, str] | None = None,
+) -> AnswerT:
+    """What `module`, in a device process of its own, replies to `question`; see `run_module` for the rest.
+
+    EngineError, with the child's last word, if it fails or leaves no answer of that type.
+    """
+    with tempfile.TemporaryDirectory(prefix="harmony-ask-") as folder:
+        asked, replied = Path(folder) / "question.json", Path(folder) / "answer.json"
+        write_atomically(asked, question.model_dump_json().encode())
+        run_module(module, [str(asked), str(replied)], where=where, environment=environment)
+        try:
+            return answer.model_validate_json(replied.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            raise EngineError(f"the device process left no {answer.__name__}", where=where) from None
+
+
+def reply(question: type[QuestionT], find: Callable[[QuestionT], Frozen]) -> int:
+    """The child's whole life: reads the question that its arguments name, writes what `find` says to it. Exit code.
+
+    A named error is one line on stderr, which the parent passes on.
+    """
+    asked, replied = map(Path, sys.argv[1:])
+    try:
+        found = find(question.model_validate_json(asked.read_bytes()))
+        write_atomically(replied, found.model_dump_json().encode())
+    except HarmonyError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return error.exit_code
+    return 0
 
 
 def run_module(

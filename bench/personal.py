@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.bench.child import run_module
+from harmony.bench.child import ask
 from harmony.bench.host import Watch
 from harmony.bench.personal_child import Job, Learnt, Readings, Way
 from harmony.bench.personal_results import CloudCost, Learning, PersonalBench, PersonalSettings, StepCost
@@ -160,10 +160,7 @@ def _child(
     bench: _Bench, bundle: Path, ways: tuple[Way, ...], kind: type[FrozenT], *, rounds: int | None = None
 ) -> FrozenT:
     job = Job(bundle=bundle, data=bench.data, ways=ways, seed=bench.settings.seed, rounds=rounds)
-    source, out = bench.work / "job.json", bench.work / "out.json"
-    source.write_text(job.model_dump_json())
-    run_module(CHILD, [str(source), str(out)], where=bench.settings.bundle)
-    return kind.model_validate_json(out.read_bytes())
+    return ask(CHILD, job, kind, where=bench.settings.bundle)
 
 
 def _cloud(bench: _Bench, changed: Path) -> CloudCost | None:

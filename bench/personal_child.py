@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
+from harmony.bench.child import reply
 from harmony.core.bundle import open_device_bundle
-from harmony.core.errors import HarmonyError
-from harmony.core.sealed import write_atomically
 from harmony.core.spec import Frozen
 from harmony.core.training import BATCH, StepEngine, What
 from harmony.device.memory import peak_bytes
@@ -132,18 +130,10 @@ def learn(job: Job) -> Learnt:
     )  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the process; a named error is one line on stderr and exit code 2."""
-    source, out = map(Path, sys.argv[1:] if arguments is None else arguments)
-    job = Job.model_validate_json(source.read_bytes())
-    try:
-        found: Frozen = learn(job) if job.rounds is None else time_steps(job, job.rounds)
-    except HarmonyError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return error.exit_code
-    write_atomically(out, found.model_dump_json().encode())
-    return 0
+def measure(job: Job) -> Readings | Learnt:
+    """What the job asks for. Errors of `personalize`."""
+    return learn(job) if job.rounds is None else time_steps(job, job.rounds)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reply(Job, measure))

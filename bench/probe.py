@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from harmony.bench.bare import BareFrontEnd
+from harmony.bench.child import reply
 from harmony.bench.job import IMAGES, KEY_ENV, Job, Measured, Samples
 from harmony.bench.results import AnswerPath
 from harmony.core.adaptive import SENDS_NOTHING, SUREST, AdaptiveThreshold, HeldOut
@@ -131,11 +131,5 @@ def warm_up(
             bare(prepared)
 
 
-def main(order: str, out: str) -> None:
-    """Do the job in the file `order`; write what was measured to `out`."""
-    job = Job.model_validate_json(Path(order).read_bytes())
-    Path(out).write_text(measure(job).model_dump_json())
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(reply(Job, measure))

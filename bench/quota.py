@@ -14,13 +14,12 @@ Shorter answers have virtual time (`harmony bench sweep`), which is faithful at 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
 
 from harmony.bench.cgroups import ROOT, Group, new_group
-from harmony.bench.child import run_module
+from harmony.bench.child import ask
 from harmony.bench.limits_results import CpuRun
 from harmony.bench.quota_probe import QuotaJob, QuotaTimes
 from harmony.bench.statistics import ratio, summarise
@@ -84,15 +83,11 @@ def run_with_share(
 def _measure(
     bundle: Path, engine: EngineChoice, groups: tuple[Group, Group], *, rounds: int, per_round: int
 ) -> QuotaTimes:
-    with TemporaryDirectory(prefix="harmony-quota-") as folder:
-        order, out = Path(folder) / "order.json", Path(folder) / "times.json"
-        job = QuotaJob(
-            bundle=bundle, engine=engine, full=groups[0].members, held=groups[1].members, rounds=rounds,
-            per_round=per_round, least_s=LEAST_WORK_S,
-        )  # fmt: skip
-        order.write_text(job.model_dump_json())
-        run_module("harmony.bench.quota_probe", [str(order), str(out)], where=bundle)
-        times = QuotaTimes.model_validate_json(out.read_bytes())
+    job = QuotaJob(
+        bundle=bundle, engine=engine, full=groups[0].members, held=groups[1].members, rounds=rounds,
+        per_round=per_round, least_s=LEAST_WORK_S,
+    )  # fmt: skip
+    times = ask("harmony.bench.quota_probe", job, QuotaTimes, where=bundle)
     if not times.held_s:
         raise ConfigError(
             f"an answer takes {1000 * float(np.median(times.work_s)):.2g} ms of CPU time; a quota is faithful from "

@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from harmony.bench.child import reply
 from harmony.bench.probe import WARM_UP, lap
 from harmony.bench.results import AnswerPath
 from harmony.core.bundle import open_device_bundle
@@ -69,11 +70,5 @@ def measure(job: QuotaJob) -> QuotaTimes:
     )
 
 
-def main(order: str, out: str) -> None:
-    """Do the job in the file `order`; write what was measured to `out`."""
-    times = measure(QuotaJob.model_validate_json(Path(order).read_bytes()))
-    Path(out).write_text(times.model_dump_json())
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(reply(QuotaJob, measure))

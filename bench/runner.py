@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from safetensors.numpy import save_file
 
-from harmony.bench.child import run_module
+from harmony.bench.child import ask
 from harmony.bench.host import Watch
 from harmony.bench.job import IMAGES, KEY_ENV, Job, Measured
 from harmony.bench.mixes import Answers, Replay, by_rho
@@ -146,11 +146,8 @@ class _Work:
 
     def _time(self, target: Target, job: Job) -> Measured:
         self.tell("timing", target.name)
-        order, out = self._scratch / "job.json", self._scratch / "measured.json"
-        order.write_text(job.model_dump_json())
         secret = {KEY_ENV: self._cloud.key} if self._cloud and self._cloud.key else {}
-        run_module("harmony.bench.probe", [str(order), str(out)], where=target.folder, environment=secret)
-        return Measured.model_validate_json(out.read_bytes())
+        return ask("harmony.bench.probe", job, Measured, where=target.folder, environment=secret)
 
     def _result(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
+from harmony.bench.child import reply
 from harmony.bench.job import IMAGES
 from harmony.bench.probe import SPARSE_PAUSE_S, WARM_UP
 from harmony.bench.results import AnswerPath, Conditions, Regime
@@ -133,11 +134,5 @@ def _by_loadgen(
     return tuple(found)
 
 
-def main(order: str, out: str) -> None:
-    """Do the job in the file `order`; write what was found to `out`."""
-    runs = run(SustainedJob.model_validate_json(Path(order).read_bytes()))
-    Path(out).write_text(runs.model_dump_json())
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(reply(SustainedJob, run))

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors.numpy import save_file
 
-from harmony.bench.child import run_module
+from harmony.bench.child import ask
 from harmony.bench.host import Watch
 from harmony.bench.job import IMAGES
 from harmony.bench.plan import make_plan
@@ -33,11 +33,10 @@ def sustain(settings: SustainedSettings) -> SustainedResult:
     )
     target, watch = plan.targets[0], Watch()
     with TemporaryDirectory(prefix="harmony-sustained-") as folder:
-        order, out, images = (Path(folder) / name for name in ("order.json", "runs.json", "images.safetensors"))
+        images = Path(folder) / "images.safetensors"
         save_file({IMAGES: target.images}, images)
-        order.write_text(SustainedJob(settings=settings, images=images).model_dump_json())
-        run_module("harmony.bench.sustained.probe", [str(order), str(out)], where=settings.bundle)
-        runs = SustainedRuns.model_validate_json(out.read_bytes())
+        job = SustainedJob(settings=settings, images=images)
+        runs = ask("harmony.bench.sustained.probe", job, SustainedRuns, where=settings.bundle)
     return SustainedResult(
         harmony_version=version("harmony-sfl"),
         settings=settings,

@@ -13,7 +13,6 @@ import pytest
 
 from harmony.bench import BenchEvent, BenchResult, BenchSettings, bench, save_bench
 from harmony.bench.bare import BareFrontEnd
-from harmony.bench.child import run_module
 from harmony.bench.plan import make_plan
 from harmony.bench.result_files import CSV_FILE, JSON_FILE, REPORT_FILE, read_result
 from harmony.core.archive import pack
@@ -148,8 +147,3 @@ def test_a_server_that_is_not_there(settings: BenchSettings, federation: Any) ->
     )
     with pytest.raises(EngineError, match=r"client-000: the device process ended with code 2: .*CloudUnreachable"):
         bench(gone)
-
-
-def test_a_child_that_says_nothing() -> None:
-    with pytest.raises(EngineError, match=r"here: the device process ended with code 1: .*No module named"):
-        run_module("harmony.no_such_module", [], where="here")
