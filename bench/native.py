@@ -23,9 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
 from safetensors.numpy import save_file
 
+from harmony.bench.pictures import noise
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import EngineError, HarmonyError
 from harmony.device.native_build import OVERRIDE, PROGRAM, ensure_native
@@ -71,9 +71,7 @@ def _ways(manifest: DeviceManifest) -> list[str]:
 
 def _random_images(manifest: DeviceManifest, work: Path) -> Path:
     """Raw for harmony-run, and as safetensors for the device process."""
-    spec, rng = manifest.image, np.random.default_rng(0)
-    values = rng.random((_IMAGES, spec.height, spec.width, spec.channels))
-    images = (values * 255).astype(np.uint8) if spec.dtype == "uint8" else values.astype(np.float32)
+    images = noise(manifest.image, _IMAGES)
     (work / "images.bin").write_bytes(images.tobytes())
     save_file({"images": images[:1].copy()}, work / "images.safetensors")
     return work / "images.bin"

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from harmony.bench.child import reply
+from harmony.bench.pictures import grey
 from harmony.bench.probe import WARM_UP, lap
 from harmony.bench.results import AnswerPath
 from harmony.core.bundle import open_device_bundle
@@ -49,18 +49,17 @@ class QuotaTimes(Frozen):
 
 def measure(job: QuotaJob) -> QuotaTimes:
     """The errors of opening a bundle, and OSError if a group cannot be joined."""
-    spec = open_device_bundle(job.bundle).image
+    image = grey(open_device_bundle(job.bundle).image)
     device = Device.open(job.bundle, engine=job.engine)
-    grey = np.full((spec.height, spec.width, spec.channels), 128 if spec.dtype == "uint8" else 0.5, spec.dtype)
     job.full.write_text("0")
-    taken: AnswerPath = [device.answer(grey) for _ in range(WARM_UP)][-1].exit
+    taken: AnswerPath = [device.answer(image) for _ in range(WARM_UP)][-1].exit
     full, held = [], []
     for _ in range(job.rounds):
-        full.append([lap(device.answer, grey) for _ in range(job.per_round)])
+        full.append([lap(device.answer, image) for _ in range(job.per_round)])
         if median(one.cpu_s for one in full[0]) < job.least_s:
             break
         job.held.write_text("0")
-        held.append([lap(device.answer, grey) for _ in range(job.per_round)])
+        held.append([lap(device.answer, image) for _ in range(job.per_round)])
         job.full.write_text("0")
     return QuotaTimes(
         exit=taken,

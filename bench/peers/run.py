@@ -19,13 +19,13 @@ from harmony.bench.host import Watch
 from harmony.bench.peers.convert import to_litert, to_ncnn
 from harmony.bench.peers.environments import Environment, environment
 from harmony.bench.peers.results import PeersBench, PeersSettings, RuntimeCost
+from harmony.bench.pictures import noise
 from harmony.bench.statistics import summarise
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.checkpoint import checkpoint_folder
 from harmony.core.errors import ConfigError, EngineError, EngineUnavailable, HarmonyError
 from harmony.core.preprocess import Preprocessor
 from harmony.core.sealed import MANIFEST, digest_of, hash_file, read_sealed
-from harmony.core.spec import ImageSpec
 from harmony.device.native_build import ensure_native
 
 WORKER = Path(__file__).parent / "worker.py"
@@ -95,19 +95,14 @@ def _require(settings: PeersSettings, manifest: DeviceManifest) -> None:
 
 def _write_inputs(settings: PeersSettings, manifest: DeviceManifest, folder: Path) -> None:
     """The images, and the files that runtimes load."""
-    np.save(folder / "images.npy", _random_images(manifest.image, settings))
+    images = noise(manifest.image, settings.images, settings.seed)
+    np.save(folder / "images.npy", Preprocessor(manifest.image)(images))
     (folder / "bundle").write_text(str(settings.bundle.resolve()))
     (folder / "run.json").write_text(
         json.dumps({"run": str(settings.run and settings.run.resolve()), "client": manifest.client})
     )
     for name, file in manifest.engines["onnxruntime"].items():
         (folder / f"{name}.onnx").write_bytes(read_sealed(settings.bundle, manifest, file))
-
-
-def _random_images(spec: ImageSpec, settings: PeersSettings) -> NDArray[np.float32]:
-    """(n, C, H, W), scaled: what they show changes nothing in what a net of convolutions costs."""
-    values = np.random.default_rng(settings.seed).random((settings.images, spec.height, spec.width, spec.channels))
-    return Preprocessor(spec)((values * 255).astype(np.uint8) if spec.dtype == "uint8" else values.astype(np.float32))
 
 
 def _runtimes(settings: PeersSettings, manifest: DeviceManifest, folder: Path) -> dict[str, Callable[[], Path]]:
