@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -53,16 +54,11 @@ def arm(
     require("bench")
     from harmony.bench.arm.cores import core_name
     from harmony.bench.arm.counting import count_bundles
-    from harmony.cli.output import print_json
-    from harmony.core.sealed import write_atomically
+    from harmony.cli.output import hand_over
 
-    result = count_bundles(bundles, core=None if core is None else core_name(core), device=device, engine=engine)
-    if out is not None:
-        write_atomically(out, result.model_dump_json(indent=1).encode() + b"\n")
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        _print_counts(result)
+    chosen = None if core is None else core_name(core)
+    count = partial(count_bundles, bundles, core=chosen, device=device, engine=engine)
+    hand_over(count, _print_counts, out=out, as_json=as_json)
 
 
 def _print_counts(result: ArmResult) -> None:

@@ -40,20 +40,10 @@ def peers(
     require("bench")
     from harmony.bench.peers.results import PeersSettings
     from harmony.bench.peers.run import bench_peers
-    from harmony.cli.output import print_json
-    from harmony.core.sealed import write_atomically
-    from harmony.core.storage import storing
+    from harmony.cli.output import hand_over
 
-    with storing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
     settings = PeersSettings(bundle=bundle, run=run, install=install, rounds=rounds, count=count)
-    result = bench_peers(settings, _note)
-    write_atomically(out, result.model_dump_json(indent=1).encode() + b"\n")
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        _print(result)
-        typer.echo(f"written: {out}")
+    hand_over(lambda: bench_peers(settings, _note), _print, out=out, as_json=as_json)
 
 
 def _note(what: str, done: int, total: int) -> None:

@@ -45,24 +45,14 @@ def personalize(
     require("bench")
     from harmony.bench.personal import bench_personal
     from harmony.bench.personal_results import PersonalSettings
-    from harmony.cli.output import print_json
-    from harmony.core.sealed import write_atomically
-    from harmony.core.storage import storing
+    from harmony.cli.output import hand_over
 
     names = None if classes is None else tuple(word.strip() for word in classes.split(","))
     settings = PersonalSettings(
         bundle=bundle, data=data, data_dir=data_dir, classes=names, images=images, back_end=back_end, rounds=rounds,
         seed=seed,
     )  # fmt: skip
-    with storing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-    result = bench_personal(settings, _note)
-    write_atomically(out, result.model_dump_json(indent=1).encode() + b"\n")
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        _print(result)
-        typer.echo(f"written: {out}")
+    hand_over(lambda: bench_personal(settings, _note), _print, out=out, as_json=as_json)
 
 
 def _note(what: str, done: int, total: int) -> None:

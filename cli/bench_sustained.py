@@ -55,21 +55,15 @@ def sustained(
     from harmony.bench.quantities import seconds as seconds_of
     from harmony.bench.sustained import SustainedSettings, sustain
     from harmony.cli.bench import validated
-    from harmony.cli.output import print_json
-    from harmony.core.storage import write_atomically
+    from harmony.cli.output import hand_over
 
     fields = {
         "bundle": bundle, "engine": engine, "rate": rate, "utilisation": utilisation, "arrivals": arrivals,
         "seconds": seconds, "requests": requests, "generator": generator, "target_s": seconds_of(target, "--target"),
         "data": data, "data_dir": data_dir, "rho": rho, "limit": limit, "seed": seed,
     }  # fmt: skip
-    result = sustain(validated(SustainedSettings, fields))
-    if out is not None:
-        write_atomically(out, result.model_dump_json(indent=2).encode() + b"\n")
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        _print(result)
+    settings = validated(SustainedSettings, fields)
+    hand_over(lambda: sustain(settings), _print, out=out, as_json=as_json)
 
 
 def _print(result: SustainedResult) -> None:

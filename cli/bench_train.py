@@ -33,9 +33,8 @@ def train(
     """
     require("bench", "train")
     from harmony.bench.training import bench_training
-    from harmony.cli.output import print_json
+    from harmony.cli.output import hand_over
     from harmony.core.config import load_config, make_config
-    from harmony.core.sealed import write_atomically
 
     given = {
         "partition": {"kind": "shards", "clients": clients, "shards_per_client": 2},
@@ -46,14 +45,7 @@ def train(
     if arch:
         given["architectures"] = arch
     settings = make_config(given) if config is None else load_config(config, {"rounds": rounds + 1})
-    result = bench_training(settings, rounds, _note)
-    text = result.model_dump_json(indent=1)
-    if out is not None:
-        write_atomically(out, text.encode() + b"\n")
-    if as_json:
-        print_json(result.model_dump(mode="json"))
-    else:
-        _print_table(result)
+    hand_over(lambda: bench_training(settings, rounds, _note), _print_table, out=out, as_json=as_json)
 
 
 def _note(done: int, total: int) -> None:

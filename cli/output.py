@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+ResultT = TypeVar("ResultT", bound="BaseModel")
 
 
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def hand_over(
+    measure: Callable[[], ResultT], show: Callable[[ResultT], None], *, out: Path | None, as_json: bool
+) -> ResultT:
+    """Measure, write the result to `out` as JSON, if that is named, and print it: as JSON too, or by `show`.
+
+    The folder of `out` is made first: what cannot be written is said before it is measured. StorageError.
+    """
+    from harmony.core.storage import storing, write_atomically
+
+    if out is not None:
+        with storing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+    result = measure()
+    if out is not None:
+        write_atomically(out, result.model_dump_json(indent=1).encode() + b"\n")
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return result
+    show(result)
+    if out is not None:
+        sys.stdout.write(f"written: {out}\n")
+    return result
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
