@@ -1,4 +1,4 @@
-"""Does a device's memory grow? One process answers many images, and opens its bundle many times.
+"""Does a device's memory grow? One process a bundle answers many images, and opens its bundle many times.
 
 The process is a device's own: no torch. Once it is warm, its resident memory is read at even distances as it answers,
 and as it opens, which checks every byte and loads the engine anew. Growth is the last reading over the first.
@@ -6,119 +6,71 @@ and as it opens, which checks every byte and loads the engine anew. Growth is th
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from harmony.bench.child import run_module
+from harmony.bench.child import ask
+from harmony.bench.endurance_probe import Course, Courses, EnduranceJob, Times
 from harmony.bench.host import Watch
-from harmony.bench.results import Host
+from harmony.bench.results import Host, Versioned
 from harmony.core.bundle import open_device_bundle
-from harmony.core.errors import HarmonyError
-from harmony.core.sealed import write_atomically
-from harmony.core.spec import Frozen, ImageSpec
+from harmony.core.spec import Frozen
 from harmony.device.engine import EngineChoice
-from harmony.device.runner import Device
 
-READINGS = 10
-_IMAGES = 64
-_PAGE_BYTES = 4096
+OnBundle = Callable[[Path], None]
 
 
-class Course(Frozen):
-    """Resident memory while one thing was done `count` times: READINGS even distances after the first tenth.
+class EnduranceSettings(Frozen):
+    """What is measured. answers, openings: how many of each, by every bundle."""
 
-    resident_bytes: the first when that tenth was done, the last at the end.
-    """
+    bundles: Annotated[tuple[Path, ...], Field(min_length=1)]
+    engine: EngineChoice = "onnxruntime"
+    answers: Times = 100_000
+    openings: Times = 1000
 
-    count: Annotated[int, Field(ge=READINGS)]
-    resident_bytes: Annotated[tuple[int, ...], Field(min_length=2)]
+
+class Endured(Frozen):
+    """What became of one bundle's process."""
+
+    bundle: str
+    answers: Course
+    openings: Course
 
     @property
     def growth(self) -> float:
-        """Share by which the last reading is above the first; below 0 where memory was given back."""
-        return self.resident_bytes[-1] / self.resident_bytes[0] - 1
+        """The larger of both."""
+        return max(self.answers.growth, self.openings.growth)
 
 
-class Courses(Frozen):
-    """What one device process has to say."""
+class EnduranceResult(Versioned):
+    """The result file of `harmony bench endurance`. Sizes in bytes."""
 
-    answers: Course
-    openings: Course
+    FORMAT: ClassVar[str] = "harmony-bench-endurance"
+    VERSION: ClassVar[int] = 1
 
-
-class Endurance(Frozen):
-    """One bundle under one engine."""
-
-    bundle: str
-    engine: EngineChoice
-    answers: Course
-    openings: Course
+    format: Literal["harmony-bench-endurance"] = "harmony-bench-endurance"
+    format_version: Literal[1] = 1
+    harmony_version: str
+    settings: EnduranceSettings
     host: Host
+    bundles: tuple[Endured, ...]
 
 
-def endure(bundle: Path, engine: EngineChoice, *, answers: int, openings: int) -> Endurance:
-    """Measure in a device process of its own. ArtifactError, EngineUnavailable, EngineError if that process fails."""
-    open_device_bundle(bundle)
-    watch = Watch()
-    with tempfile.TemporaryDirectory(prefix="harmony-endurance-") as folder:
-        out = Path(folder) / "out.json"
-        run_module(__name__, [str(bundle), engine, str(answers), str(openings), str(out)], where=bundle)
-        found = Courses.model_validate_json(out.read_bytes())
-    return Endurance(
-        bundle=str(bundle), engine=engine, answers=found.answers, openings=found.openings, host=watch.host()
+def endure(settings: EnduranceSettings, on_bundle: OnBundle = lambda bundle: None) -> EnduranceResult:
+    """Measure all bundles, one after the other. ArtifactError before anything is measured; EngineError if a device
+    process fails."""
+    for bundle in settings.bundles:
+        open_device_bundle(bundle)
+    watch, found = Watch(), []
+    for bundle in settings.bundles:
+        on_bundle(bundle)
+        job = EnduranceJob(bundle=bundle, engine=settings.engine, answers=settings.answers, openings=settings.openings)
+        courses = ask("harmony.bench.endurance_probe", job, Courses, where=bundle)
+        found.append(Endured(bundle=str(bundle), answers=courses.answers, openings=courses.openings))
+    return EnduranceResult(
+        harmony_version=version("harmony-sfl"), settings=settings, host=watch.host(), bundles=tuple(found)
     )
-
-
-def course(count: int, run: Callable[[int], object]) -> Course:
-    """Call run(0) … run(count − 1), and read this process's resident memory on the way."""
-    warm = count // READINGS
-    marks = {round(warm + step * (count - warm) / READINGS) for step in range(READINGS + 1)}
-    readings = []
-    for done in range(1, count + 1):
-        run(done - 1)
-        if done in marks:
-            readings.append(resident_bytes())
-    return Course(count=count, resident_bytes=tuple(readings))
-
-
-def resident_bytes() -> int:
-    """Of this process: the second word of Linux's /proc/self/statm, in pages (proc(5))."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
-
-
-def _images(spec: ImageSpec) -> NDArray[Any]:
-    """Noise, of which some leaves at either exit and some would be sent; (_IMAGES, H, W, C)."""
-    shape, random = (_IMAGES, spec.height, spec.width, spec.channels), np.random.default_rng(0)
-    if spec.dtype == "uint8":
-        return random.integers(0, 256, shape, dtype=np.uint8)
-    return random.random(shape, dtype=np.float32)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """The device process: BUNDLE ENGINE ANSWERS OPENINGS OUT."""
-    bundle, engine, answers, openings, out = arguments
-    images = _images(open_device_bundle(Path(bundle)).image)
-
-    def opened() -> Device:
-        return Device.open(Path(bundle), engine=engine)  # type: ignore[arg-type]  # checked there
-
-    device = opened()
-    courses = Courses(
-        answers=course(int(answers), lambda number: device.answer(images[number % _IMAGES])),
-        openings=course(int(openings), lambda number: opened().answer(images[number % _IMAGES])),
-    )
-    write_atomically(Path(out), courses.model_dump_json().encode())
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except HarmonyError as error:
-        sys.exit(f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ import typer
 from harmony.cli.extras import require
 
 if TYPE_CHECKING:
-    from harmony.bench.endurance import Endurance
+    from harmony.bench.endurance import EnduranceResult
 
 
 def endurance(
@@ -32,32 +32,25 @@ def endurance(
     Exit code 1 if the resident memory grows by more than --fail-above after the first tenth of either.
     """
     require("bench")
-    from harmony.bench.endurance import endure
-    from harmony.cli.output import print_json
-    from harmony.core.sealed import write_atomically
+    from harmony.bench.endurance import EnduranceSettings, endure
+    from harmony.cli.output import hand_over
 
-    found = []
-    for bundle in bundles:
+    def note(bundle: Path) -> None:
         typer.echo(f"{bundle}: {answers} answers, {openings} openings …", err=True)
-        found.append(endure(bundle, engine, answers=answers, openings=openings))
-    if out is not None:
-        lines = ",\n".join(one.model_dump_json() for one in found)
-        write_atomically(out, f"[{lines}]\n".encode())
-    if as_json:
-        print_json([one.model_dump(mode="json") for one in found])
-    else:
-        _print(found)
-    if any(100 * one.growth > fail_above for each in found for one in (each.answers, each.openings)):
+
+    settings = EnduranceSettings(bundles=tuple(bundles), engine=engine, answers=answers, openings=openings)
+    result = hand_over(lambda: endure(settings, note), _print, out=out, as_json=as_json)
+    if any(100 * one.growth > fail_above for one in result.bundles):
         raise typer.Exit(1)
 
 
-def _print(found: list[Endurance]) -> None:
+def _print(result: EnduranceResult) -> None:
     from harmony.cli.output import print_table
 
     rows = [
         (each.bundle, f"{one.count} {what}", *(f"{one.resident_bytes[at] / 2**20:.2f}" for at in (0, -1)),
          f"{100 * one.growth:+.2f} %")
-        for each in found
+        for each in result.bundles
         for what, one in (("answers", each.answers), ("openings", each.openings))
     ]  # fmt: skip
     print_table("Resident memory (MiB)", ("bundle", "after", "warm", "at the end", "growth"), rows)
