@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from harmony.bench.personal_child import Way
-from harmony.bench.results import Host, Share, Summary
+from harmony.bench.results import Host, Share, Summary, Versioned
 from harmony.core.spec import Frozen
 
 
@@ -61,11 +61,12 @@ class PersonalSettings(Frozen):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class PersonalBench(Frozen):
+class PersonalBench(Versioned):
     """The result file. digest: of the bundle; own_before, own_after: names of its classes; skipped: ways that could not
     be gone, and why."""
 
     FORMAT: ClassVar[str] = "harmony-personalize-bench"
+    VERSION: ClassVar[int] = 1
 
     format: Literal["harmony-personalize-bench"] = "harmony-personalize-bench"
     format_version: Literal[1] = 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's usual name
@@ -17,13 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from harmony.bench.host import Watch
-from harmony.bench.results import Host, Ratio, Summary
+from harmony.bench.results import Host, Ratio, Summary, Versioned
 from harmony.bench.statistics import ratio, summarise
 from harmony.core.config import TrainConfig
 from harmony.core.data import load
 from harmony.core.errors import ConfigError, RunError
 from harmony.core.models import FrontEnd
-from harmony.core.spec import Architecture, Frozen
+from harmony.core.spec import Architecture
 from harmony.train.federation import Federation, federation
 from harmony.train.harmony import Harmony, Visit
 from harmony.train.method import Losses, annealed
@@ -32,12 +32,17 @@ TOLERANCE = 1e-4
 """How far a loss may be from the loop's, relative to 1 + its value: sums in another order round differently."""
 
 
-class TrainingBench(Frozen):
+class TrainingBench(Versioned):
     """Client-batches per CPU-second of both, and their ratio round by round.
 
     difference: the largest of any term, client and round, as in TOLERANCE; peak_bytes: resident memory of the process.
     """
 
+    FORMAT: ClassVar[str] = "harmony-bench-train"
+    VERSION: ClassVar[int] = 1
+
+    format: Literal["harmony-bench-train"] = "harmony-bench-train"
+    format_version: Literal[1] = 1
     config: TrainConfig
     batched: Summary
     loop: Summary

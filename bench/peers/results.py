@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from harmony.bench.results import Host, Summary
+from harmony.bench.results import Host, Summary, Versioned
 from harmony.core.spec import Frozen
 
 
@@ -38,10 +38,11 @@ class RuntimeCost(Frozen):
     difference: float
 
 
-class PeersBench(Frozen):
+class PeersBench(Versioned):
     """One front end in every runtime that is here. digest: of the bundle; skipped: the others, and why."""
 
     FORMAT: ClassVar[str] = "harmony-peers-bench"
+    VERSION: ClassVar[int] = 1
 
     format: Literal["harmony-peers-bench"] = "harmony-peers-bench"
     format_version: Literal[1] = 1

@@ -11,9 +11,13 @@ import pytest
 from pydantic import ValidationError
 
 from harmony.bench.curves import MethodCurves, curves_of
+from harmony.bench.endurance import EnduranceResult
 from harmony.bench.folder import result_folder
+from harmony.bench.peers.results import PeersBench
+from harmony.bench.personal_results import PersonalBench
 from harmony.bench.result_files import JSON_FILE, read_result, to_csv, write_result
-from harmony.bench.results import BenchResult, BenchSettings
+from harmony.bench.results import BenchResult, BenchSettings, Versioned
+from harmony.bench.training import TrainingBench
 from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ArtifactTooNew, RunExists
 
 
@@ -61,6 +65,21 @@ def test_a_file_of_another_kind_or_version_is_refused(
     path.write_bytes(content)
     with pytest.raises(error, match=says):
         read_result(path, BenchResult)
+
+
+@pytest.mark.parametrize("kind", [PeersBench, PersonalBench, EnduranceResult, TrainingBench])
+def test_every_result_file_says_what_it_is_and_another_version_is_refused(
+    kind: type[Versioned], tmp_path: Path
+) -> None:
+    fields = {name: field.default for name, field in kind.model_fields.items()}
+    assert (fields["format"], fields["format_version"]) == (kind.FORMAT, kind.VERSION)
+    path = tmp_path / JSON_FILE
+    path.write_text(json.dumps({"format": kind.FORMAT, "format_version": kind.VERSION + 1}))
+    with pytest.raises(ArtifactTooNew, match=f"schema version {kind.VERSION + 1}, .*update harmony-sfl"):
+        read_result(path, kind)
+    path.write_text(json.dumps({"format": "harmony-bench", "format_version": kind.VERSION}))
+    with pytest.raises(ArtifactCorrupt, match=f"is a 'harmony-bench', not a '{kind.FORMAT}'"):
+        read_result(path, kind)
 
 
 def test_no_file(tmp_path: Path) -> None:
