@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +12,9 @@ import typer
 from harmony.cli.extras import require
 
 if TYPE_CHECKING:
+    from harmony.bench.host import Watch
     from harmony.bench.limits_results import CpuRun, MemoryRun
+    from harmony.device.engine import EngineChoice
 
 _BUSY = 1.5
 """Wall clock over CPU time of an answer, from which on others have a part in what is measured."""
@@ -70,50 +73,44 @@ def _memory(bundles: list[Path], memory: str | None, step: str, *, as_json: bool
                 runs = smallest(bundle, image, step=close)
                 found.append([one for one in runs if one.result == "answered"][-1])
     if as_json:
-        _print_json(watch, memory=tuple(found))
+        _print_json(watch, memory=found)
     else:
         _print_memory(found, smallest_=memory is None)
     if any(one.result != "answered" for one in found):
         raise typer.Exit(1)
 
 
-def _cpu(bundles: list[Path], share: float, engine: Literal["native", "onnxruntime", "executorch"], *,
-         as_json: bool) -> None:  # fmt: skip
+def _cpu(bundles: list[Path], share: float, engine: EngineChoice, *, as_json: bool) -> None:
     from harmony.bench.host import Watch
     from harmony.bench.quota import run_with_share
 
     watch = Watch()
     found = [run_with_share(bundle, share, engine=engine) for bundle in bundles]
     if as_json:
-        _print_json(watch, cpu=tuple(found))
+        _print_json(watch, cpu=found)
     else:
         _print_cpu(found)
 
 
-def _print_json(watch: object, **runs: object) -> None:
+def _print_json(watch: Watch, *, memory: Sequence[MemoryRun] = (), cpu: Sequence[CpuRun] = ()) -> None:
     from importlib.metadata import version
 
-    from harmony.bench.host import Watch
     from harmony.bench.limits_results import LimitsResult
     from harmony.cli.output import print_json
 
-    assert isinstance(watch, Watch)  # noqa: S101  (imported late, so that --help stays quick)
-    result = LimitsResult.model_validate({"harmony_version": version("harmony-sfl"), "host": watch.host()} | runs)
+    result = LimitsResult(
+        harmony_version=version("harmony-sfl"), host=watch.host(), memory=tuple(memory), cpu=tuple(cpu)
+    )
     print_json(result.model_dump(mode="json"))
 
 
 def _image(bundle: Path, folder: Path) -> Path:
     """A grey one, as the runner reads it."""
-    import numpy as np
-
+    from harmony.bench.pictures import grey
     from harmony.core.bundle import open_device_bundle
 
-    spec = open_device_bundle(bundle).image
-    shape = (1, spec.height, spec.width, spec.channels)
     path = folder / "image.bin"
-    path.write_bytes(
-        (np.full(shape, 128, np.uint8) if spec.dtype == "uint8" else np.zeros(shape, np.float32)).tobytes()
-    )
+    path.write_bytes(grey(open_device_bundle(bundle).image).tobytes())
     return path
 
 
