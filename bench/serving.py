@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,26 +20,37 @@ from typing import Any, NamedTuple
 import psutil
 from platformdirs import user_cache_path
 
+from harmony.bench import serving_results as results
 from harmony.bench.host import Watch
+from harmony.bench.published import rewrite
+from harmony.bench.result_files import read_result
 from harmony.bench.serving_load import LoadResult, LoadSettings
-from harmony.bench.serving_models import WIDTHS, write_bundles
-from harmony.bench.serving_peers import PATHS, PEERS, PeerName, environment, running_peer
+from harmony.bench.serving_models import PROGRAM, WIDTHS, write_bundles
+from harmony.bench.serving_peers import PATHS, PEERS, Peer, PeerName, environment, running_peer, versions_of
 from harmony.bench.serving_requests import CUT
+from harmony.bench.serving_results import ServingConfig, ServingResult, Values
 from harmony.cloud.process import RunningService, running_service
 from harmony.cloud.torch_program import has_bfloat16
 from harmony.core.errors import HarmonyError
 
 _PATIENT = ("--queue-seconds", "10")
 _TIGHT = ("--queue-seconds", "0.05")
-Values = dict[str, float]
+_FP32, _INT8 = "probe fp32", "probe int8"
+_WAKING_SECONDS = 1.0
+"""Of load on a peer that has rested, before it is measured: connections between its own processes ended meanwhile, and
+BentoML answers the first request over each with 500."""
 
 
 class Case(NamedTuple):
-    """One thing to measure: a service's answer to one kind of load. limit: the probe that it is compared with."""
+    """One thing to measure: a service's answer to one kind of load.
+
+    limit: the probe that it is compared with; ours: for a peer, our own case of the same model and the same body.
+    """
 
     name: str
     limit: str | None
     run: Callable[[], Values]
+    ours: str | None = None
 
 
 class LoadFailed(HarmonyError):
@@ -103,18 +113,18 @@ def service_cases(
 
     over = {"connections": 256, "warm_up": 5.0}  # by then those who are refused stay away as long as they are asked to
     return [
-        case("fp32, 32 connections", "probe fp32", plain, "tensor"),
-        case("fp32, full protocol, 32 connections", "probe fp32", plain, "full"),
-        case("fp32, 128 connections", "probe fp32", plain, "tensor", connections=128),
-        case("int8 model and features, 32 connections", "probe int8", quantised, "int8-zstd"),
-        case("int8 model, fp32 features, 32 connections", "probe int8", quantised, "tensor"),
-        case("peak with a short queue, 64 connections", None, tight, "tensor", **over | {"connections": 64}),
-        case("4x overload, Retry-After heeded", None, tight, "tensor", **over),
-        case("4x overload, hammering", None, tight, "tensor", **over, after_503="hammer"),
+        case(results.FP32, _FP32, plain, "tensor"),
+        case(results.FULL, _FP32, plain, "full"),
+        case(results.CROWD, _FP32, plain, "tensor", connections=128),
+        case(results.INT8, _INT8, quantised, "int8-zstd"),
+        case(results.INT8_MODEL, _INT8, quantised, "tensor"),
+        case(results.PEAK, None, tight, "tensor", **over | {"connections": 64}),
+        case(results.HEEDED, None, tight, "tensor", **over),
+        case(results.HAMMERED, None, tight, "tensor", **over, after_503="hammer"),
     ]
 
 
-def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], cache: Path) -> dict[str, Any]:
+def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], cache: Path) -> ServingResult:
     """The whole result, ready to be written."""
     watch = Watch()
     versions: dict[str, str] = {name: metadata.version(name) for name in ("uvicorn", "uvloop", "httptools")}
@@ -122,28 +132,37 @@ def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], 
         plain, quantised, mflop = write_bundles(Path(folder), width)
         cases = _own_cases(stack, plain, quantised, seconds)
         for name in peers:
-            peer = stack.enter_context(running_peer(name, environment(name, cache), plain / "back_end.onnx"))
-            versions[name] = peer.version
-            url, settings = f"http://127.0.0.1:{peer.port}", LoadSettings(connections=32, seconds=seconds)
-            run = _peer_run(peer.pid, url, settings, PATHS[name])
-            run()  # its first seconds are slower
-            cases.append(Case(name, "probe fp32", run))
+            python = environment(name, cache)
+            versions |= versions_of(name, python)
+            cases += _peer_cases(stack, name, python, (plain, quantised), seconds)
         found = _rounds(cases, rounds)
-    limits = {case.name: case.limit for case in cases}
-    return {
-        "what": "harmony serving benchmark",
-        "config": {
-            "width": width,
-            "mflop": mflop,
-            "cut": str(CUT),
-            "rounds": rounds,
-            "seconds": seconds,
-            "queue": {"patient": _PATIENT[1], "tight": _TIGHT[1]},
-        },
-        "host": watch.host().model_dump(mode="json"),
-        "versions": versions,
-        "cases": {name: summary(name, found, limits[name]) for name in found},
-    }
+    return ServingResult(
+        config=ServingConfig(
+            width=width,
+            mflop=mflop,
+            cut=str(CUT),
+            rounds=rounds,
+            seconds=seconds,
+            queue={"patient": _PATIENT[1], "tight": _TIGHT[1]},
+        ),
+        host=watch.host(),
+        versions=versions,
+        cases={case.name: results.summary(case.name, found, case.limit, case.ours) for case in cases},
+    )
+
+
+def _peer_cases(
+    stack: ExitStack, name: PeerName, python: Path, bundles: tuple[Path, Path], seconds: float
+) -> list[Case]:
+    """A peer with each of the ONNX files that our own service has, asked with the same values."""
+    cases, settings = [], LoadSettings(connections=32, seconds=seconds)
+    kinds = (("fp32", _FP32, results.FP32), ("int8", _INT8, results.INT8_MODEL))
+    for (kind, limit, ours), bundle in zip(kinds, bundles, strict=True):
+        peer = stack.enter_context(running_peer(name, python, bundle / PROGRAM))
+        run = _peer_run(peer, settings)
+        run()  # its first seconds are slower
+        cases.append(Case(f"{name}, {kind}", limit, run, ours))
+    return cases
 
 
 def _own_cases(stack: ExitStack, plain: Path, quantised: Path, seconds: float) -> list[Case]:
@@ -157,8 +176,8 @@ def _own_cases(stack: ExitStack, plain: Path, quantised: Path, seconds: float) -
         for engine in ("torch", *(["torch-bf16"] if has_bfloat16() else []))
     }
     return [
-        Case("probe fp32", None, lambda: probe(plain, seconds / 2)),
-        Case("probe int8", None, lambda: probe(quantised, seconds / 2)),
+        Case(_FP32, None, lambda: probe(plain, seconds / 2)),
+        Case(_INT8, None, lambda: probe(quantised, seconds / 2)),
         *service_cases(services[0], services[1], services[2], seconds),
         *(_torch_case(engine, service, seconds) for engine, service in in_torch.items()),
     ]
@@ -171,11 +190,19 @@ def _torch_case(engine: str, service: RunningService, seconds: float) -> Case:
     def run() -> Values:
         return measured(service.pid, lambda: load(service.url, service.key, "tensor", settings))
 
-    return Case(f"{engine}, 32 connections", "probe fp32", run)
+    return Case(f"{engine}, 32 connections", _FP32, run)
 
 
-def _peer_run(pid: int, url: str, settings: LoadSettings, path: str) -> Callable[[], Values]:
-    return lambda: measured(pid, lambda: load(url, None, "raw", settings, path))
+def _peer_run(peer: Peer, settings: LoadSettings) -> Callable[[], Values]:
+    url, path = f"http://127.0.0.1:{peer.port}", PATHS[peer.name]
+    waking = settings.model_copy(update={"seconds": _WAKING_SECONDS})
+
+    def run() -> Values:
+        with peer.awake():
+            load(url, None, "raw", waking, path)
+            return measured(peer.pid, lambda: load(url, None, "raw", settings, path))
+
+    return run
 
 
 def _rounds(cases: Sequence[Case], rounds: int) -> dict[str, list[Values]]:
@@ -189,30 +216,6 @@ def _rounds(cases: Sequence[Case], rounds: int) -> dict[str, list[Values]]:
     return found
 
 
-def summary(name: str, found: dict[str, list[Values]], limit: str | None) -> dict[str, Any]:
-    """Median and range of each value over the rounds; `share`: of the limit, round by round."""
-    rounds = [dict(values) for values in found[name]]
-    for number, values in enumerate(rounds):
-        if limit is not None and "cpu_ms" in values:
-            values["share"] = found[limit][number]["cpu_ms"] / values["cpu_ms"]
-    keys = rounds[0].keys() & set.intersection(*(set(values) for values in rounds))
-    series = {key: [values[key] for values in rounds] for key in sorted(keys)}
-    return {
-        key: {"median": statistics.median(values), "min": min(values), "max": max(values), "rounds": values}
-        for key, values in series.items()
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """Medians, for people."""
-    columns = ("cpu_ms", "share", "goodput", "p50_ms", "p99_ms", "p99_over_p50")
-    lines = [f"{'median of the rounds':45}" + "".join(f"{column:>13}" for column in columns)]
-    for name, values in result["cases"].items():
-        cells = [f"{values[key]['median']:13.3f}" if key in values else f"{'':13}" for key in columns]
-        lines.append(f"{name:45}" + "".join(cells))
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m harmony.bench.serving", description=__doc__)
@@ -224,14 +227,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--cache", type=Path, default=user_cache_path("harmony") / "peers", help="of their environments"
     )
     parser.add_argument("--out", type=Path, default=Path("results/serving.json"))
+    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing, read this result file")
+    parser.add_argument(
+        "--publish", type=Path, nargs="?", const=Path("docs/serving.md"), metavar="FILE.md", help="write its tables too"
+    )
     given = parser.parse_args(arguments)
     try:
-        result = measure(given.width, given.rounds, given.seconds, PEERS if given.peers else (), given.cache)
+        result = read_result(given.report, ServingResult) if given.report else _measured_anew(given)
+        sys.stdout.write(results.table(result) + "\n")
+        if given.publish is not None:
+            rewrite(given.publish, results.BEGIN, results.END, results.block(result))
     except HarmonyError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _measured_anew(given: argparse.Namespace) -> ServingResult:
+    result = measure(given.width, given.rounds, given.seconds, PEERS if given.peers else (), given.cache)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(f"{table(result)}\nwritten: {given.out}\n")
+    given.out.write_text(result.model_dump_json(indent=1) + "\n")
+    sys.stderr.write(f"written: {given.out}\n")
+    return result
 
 
 if __name__ == "__main__":

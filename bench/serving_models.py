@@ -30,6 +30,8 @@ from harmony.core.spec import Architecture, ClassMap, ImageSpec
 
 TOKENS = 10
 WIDTHS = (32, 40)
+PROGRAM = "back_end.onnx"
+"""The ONNX file in a bundle."""
 
 
 def write_bundles(folder: Path, width: int) -> tuple[Path, Path, float]:
@@ -40,7 +42,7 @@ def write_bundles(folder: Path, width: int) -> tuple[Path, Path, float]:
     run, quantised = folder / "fp32", folder / "int8"
     plain = run / CLOUD_FOLDER
     with tempfile.TemporaryDirectory() as scratch:
-        program = Path(scratch) / "back_end.onnx"
+        program = Path(scratch) / PROGRAM
         flops, weights = _export(program, width)
         _save(run / "checkpoint", weights, width)
         _seal(plain, program, "fp32", digest_of(run / "checkpoint"))
@@ -137,7 +139,7 @@ def _seal(folder: Path, program: Path, name: str, checkpoint: str | None = None)
     feature = _features(4)
     probabilities = session.run(["probabilities"], {"feature": feature})[0]
     with sealing(folder) as draft:
-        shutil.copyfile(program, draft / "back_end.onnx")
+        shutil.copyfile(program, draft / PROGRAM)
         write_vectors(draft / VECTORS, {"feature": feature, "probabilities": probabilities})
         seal(
             draft,

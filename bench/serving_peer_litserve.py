@@ -1,7 +1,8 @@
 """LitServe with the same ONNX file, run by an interpreter that has it: `serving_peer_litserve.py ONNX PORT`.
 
 As lean as LitServe allows: the raw body reaches the batch (a FastAPI dependency instead of JSON), one compute thread,
-batches of up to 32 without waiting.
+batches of up to 32. With a batch_timeout of 0, its default, the compute process looks for requests without a pause,
+which takes a core; a millisecond has it sleep between two looks.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Api(litserve.LitAPI):  # type: ignore[misc]  # an untyped peer
 Api.decode_request.__annotations__["request"] = Annotated[bytes, Depends(raw_body)]
 
 if __name__ == "__main__":
-    server = litserve.LitServer(Api(max_batch_size=32, batch_timeout=0.0), accelerator="cpu", workers_per_device=1)
+    api = Api(max_batch_size=32, batch_timeout=0.001)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
     server.run(
         host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="error", num_api_servers=1
     )

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+import psutil
 
 from harmony.core.errors import ServiceError
 
@@ -23,12 +25,25 @@ _START_SECONDS = 60.0
 
 
 class Peer(NamedTuple):
-    """A server that answers."""
+    """A server that answers, while it is awake."""
 
     name: PeerName
     pid: int
     port: int
-    version: str
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run for the length of the block, and at no other time: some look for work without a pause, and would
+        take a core from whoever is measured then."""
+        _signal(self.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.rest()
+
+    def rest(self) -> None:
+        """Stop it where it stands."""
+        _signal(self.pid, signal.SIGSTOP)
 
 
 def environment(name: PeerName, cache: Path) -> Path:
@@ -48,9 +63,18 @@ def environment(name: PeerName, cache: Path) -> Path:
     return python
 
 
+def versions_of(name: PeerName, python: Path) -> dict[str, str]:
+    """Of a peer and of its ONNX Runtime, which should be the one that our service has."""
+    code = f"import importlib.metadata as m; print(m.version({name!r}), m.version('onnxruntime'))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    peer, runtime = done.stdout.split()
+    return {name: peer, f"onnxruntime of {name}": runtime}
+
+
 @contextmanager
 def running_peer(name: PeerName, python: Path, program: Path) -> Iterator[Peer]:
-    """Serve an ONNX file with a peer, for the length of the block; its processes are gone afterwards."""
+    """Serve an ONNX file with a peer, for the length of the block; its processes are gone afterwards. It rests until it
+    is woken."""
     port = _free_port()
     arguments, more = _command(name, python, program, port)
     child = subprocess.Popen(
@@ -64,9 +88,21 @@ def running_peer(name: PeerName, python: Path, program: Path) -> Iterator[Peer]:
     )
     try:
         _await(child, port, name)
-        yield Peer(name, child.pid, port, _version(name, python))
+        peer = Peer(name, child.pid, port)
+        peer.rest()
+        yield peer
     finally:
+        _signal(child.pid, signal.SIGCONT)  # who is stopped hears no SIGTERM
         _end(child)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """To a process and all that it started; whoever has ended meanwhile needs none."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        for one in (first, *first.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
 
 
 def _command(name: PeerName, python: Path, program: Path, port: int) -> tuple[list[str], dict[str, str]]:
@@ -95,11 +131,6 @@ def _await(child: subprocess.Popen[bytes], port: int, name: str) -> None:
             time.sleep(3.0)  # both listen some seconds before their model is there
             return
     raise ServiceError(f"{name} did not start", where=f"127.0.0.1:{port}")
-
-
-def _version(name: PeerName, python: Path) -> str:
-    code = f"import importlib.metadata as m; print(m.version({name!r}))"
-    return subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
