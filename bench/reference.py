@@ -69,7 +69,7 @@ def make_references(engines: Sequence[EngineName]) -> None:
 def _recipe() -> str:
     """Changes with whatever the programs are made of and by."""
     here = Path(__file__).parent
-    sources = [(here / name).read_bytes() for name in ("reference_network.py", "arm/mobilenets.py")]
+    sources = [(here / name).read_bytes() for name in ("reference.py", "reference_network.py", "arm/mobilenets.py")]
     releases = [version(name) for name in _EXPORTERS if find_spec(name) is not None]
     return hashlib.sha256(b"\0".join([*sources, *(one.encode() for one in releases)])).hexdigest()[:16]
 
@@ -89,7 +89,7 @@ def _write(folder: Path, model: ModelName, engine: EngineName) -> None:
     for role, program in programs.items():
         (folder / _FORMATS[engine][role]).write_bytes(program)
     write_vectors(folder / VECTORS, {"image": np.zeros((1, 3, SIZE, SIZE), np.float32)})
-    seal(folder, _manifest(model, engine))
+    seal(folder, _manifest(model, engine, sum(weight.numel() for weight in network.parameters())))
 
 
 def _network(model: ModelName) -> nn.Module:
@@ -98,7 +98,7 @@ def _network(model: ModelName) -> nn.Module:
     return ReferenceNetwork(model, STUB).eval()
 
 
-def _manifest(model: ModelName, engine: EngineName) -> DeviceManifest:
+def _manifest(model: ModelName, engine: EngineName, parameters: int) -> DeviceManifest:
     return DeviceManifest(
         harmony_version=version("harmony-sfl"),
         run="reference",
@@ -117,5 +117,5 @@ def _manifest(model: ModelName, engine: EngineName) -> DeviceManifest:
         gate=False,
         fallback=Fallback(),
         engines={engine: _FORMATS[engine]},
-        parameters=1,
+        parameters=parameters,
     )

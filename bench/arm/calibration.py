@@ -1,6 +1,7 @@
-"""Instructions → milliseconds on a device: by the one published latency of MobileNetV1 there, and nothing else.
+"""Instructions → milliseconds on a device: by the one published latency of MobileNetV1 there, and the speed of memory.
 
-    ms = instructions · published ms of V1 / instructions of V1 on that device's core
+    ms = instructions / rate + reading        reading = bytes of weights / speed, if no cache holds them; else 0
+    rate = instructions of V1 on that device's core / (published ms of V1 − its reading)
 
 `nets.json` holds the instructions of the published nets, as `harmony.bench.arm.validate` counted them. The other nets'
 published latencies never calibrate: they say how far off this is, and give the range beside every prediction.
@@ -25,6 +26,13 @@ CORE_OF: Mapping[str, CoreName] = {"pixel": "a75", "pixel-2": "a73", "pixel-3a":
 The first Pixel's cores are Qualcomm's own. Today's library has no kernels for them and takes generic ones with 45 %
 more instructions, so ARM's of the same class stand for them.
 """
+
+READ_BYTES_PER_MS = 9.26e6
+"""What one core reads from LPDDR4X memory: none of the three phones' own figure, but that of a Raspberry Pi 5 (one
+thread, read only, 240 MB; llama.cpp's issue 26484, 8 August 2026). docs/arm.md says what others would change."""
+CACHE_BYTES = 1 << 20
+"""Weights that fit stay there from one answer to the next: the smallest last cache of the three devices."""
+_WEIGHT_BYTES = 4
 
 
 @lru_cache(maxsize=1)
@@ -55,22 +63,42 @@ def calibrated(name: str, core: CoreName | None) -> tuple[Device, CoreName]:
     return DEVICES[name], CORE_OF[name]
 
 
-def per_millisecond(device: Device, core: CoreName) -> float:
-    """Instructions that the device does in a millisecond of MobileNetV1."""
-    return net_on(REFERENCE, core).hot / device.reference.ms
+def reading_ms(parameters: int, speed: float = READ_BYTES_PER_MS) -> float:
+    """Milliseconds of an answer in which fp32 weights come from memory; 0 if a cache holds them. speed: bytes a ms."""
+    size = _WEIGHT_BYTES * parameters
+    return size / speed if size > CACHE_BYTES else 0.0
 
 
-def predict(instructions: int, device: Device, core: CoreName) -> Span:
+def per_millisecond(known: NetCount, ms: float, speed: float = READ_BYTES_PER_MS) -> float:
+    """Instructions that a device does in a millisecond in which it does not wait for weights, if it takes `ms` for a
+    net. speed: bytes a millisecond."""
+    return known.hot / (ms - reading_ms(known.parameters, speed))
+
+
+def milliseconds(instructions: int, parameters: int, device: Device, core: CoreName) -> float:
+    """Milliseconds on the device of an answer by a net with so many parameters."""
+    return instructions / per_millisecond(net_on(REFERENCE, core), device.reference.ms) + reading_ms(parameters)
+
+
+def predict(instructions: int, parameters: int, device: Device, core: CoreName) -> Span:
     """Milliseconds on the device; the range is that of the other nets' published latencies over their predictions."""
-    ms = instructions / per_millisecond(device, core)
-    ratios = [check.ms * per_millisecond(device, core) / net_on(check.model, core).hot for check in device.checks]
+    ms = milliseconds(instructions, parameters, device, core)
+    ratios = [check.ms / net_ms(check.model, device, core) for check in device.checks]
     return Span(ms=ms, low=ms * min(1, *ratios), high=ms * max(1, *ratios))
+
+
+def net_ms(model: ModelName, device: Device, core: CoreName) -> float:
+    """Milliseconds of a published net on the device, as predicted."""
+    net = net_on(model, core)
+    return milliseconds(net.hot, net.parameters, device, core)
 
 
 def describe(device: Device, core: CoreName) -> str:
     """One line: the rate, and where it comes from."""
     row = device.reference
+    rate = per_millisecond(net_on(REFERENCE, core), row.ms)
     return (
-        f"{per_millisecond(device, core) / 1e6:.3f} million instructions a ms, from MobileNetV1 {row.precision} at "
-        f"{row.ms:g} ms on {device.title}, {row.threads} thread, kernels of {core} ({row.source}, {row.date})"
+        f"{rate / 1e6:.3f} million instructions a ms, from MobileNetV1 {row.precision} at {row.ms:g} ms on "
+        f"{device.title}, {row.threads} thread, kernels of {core} ({row.source}, {row.date}); weights over "
+        f"{CACHE_BYTES >> 20} MiB are read at {READ_BYTES_PER_MS / 1e6:g} GB/s"
     )

@@ -16,10 +16,11 @@ from harmony.bench.arm.calibration import calibrated, describe, nets, predict
 from harmony.bench.arm.cores import CORES, Core, CoreName
 from harmony.bench.arm.emulation import Counted, run_emulated
 from harmony.bench.arm.environment import ArmEnvironment, open_environment
-from harmony.bench.arm.results import ArmResult, BundleCount, PathCount
-from harmony.bench.devices import Device
+from harmony.bench.arm.results import ArmResult, BundleCount, NetCount, PathCount
+from harmony.bench.devices import Device, ModelName
 from harmony.bench.host import Watch
 from harmony.bench.programs import digest_of_programs, read_programs
+from harmony.bench.reference import reference_bundle
 from harmony.core.bundle import DeviceManifest, EngineName, open_device_bundle
 from harmony.core.errors import ConfigError, EngineError, EngineUnavailable
 from harmony.core.sealed import MANIFEST, files_of, read_sealed
@@ -125,17 +126,19 @@ def _count_device(
     ]
 
 
-def count_reference(bundle: Path, core: Core, place: _Place, work: Path) -> tuple[int, int]:
-    """(hot, first) instructions of exit 1 of a bundle inside the engine, which is what others publish. work: a folder
-    for files. The first inference is taken from the first answer, less what an answer has around the engine.
+def count_reference(model: ModelName, core: Core, place: _Place, work: Path) -> NetCount:
+    """A published net inside the engine, which is what others publish. work: a folder for files. The first inference is
+    taken from the first answer, less what an answer has around the engine.
     """
+    bundle = reference_bundle(model, "executorch")
     manifest = open_device_bundle(bundle)
     program = manifest.engines["executorch"]["program"]
     (work / program).write_bytes(read_sealed(bundle, manifest, program))
     (work / "exit1.json").write_bytes(_with_thresholds(_manifest_of(bundle), ALWAYS))
     between = _run(place, core, ["count-executorch", "exit1.json", program, "2"], work).between
     _, first, hot, engine, _ = between
-    return engine, first - (hot - engine)
+    first -= hot - engine
+    return NetCount(net=model, core=core.name, parameters=manifest.parameters, hot=engine, first=first)
 
 
 def _count_onnx(manifest: DeviceManifest, core: Core, place: _Place, work: Path) -> tuple[int, list[PathCount]]:
@@ -190,6 +193,7 @@ def _with_times(count: BundleCount, device: Device) -> BundleCount:
         problem = f"is {count.precision}, and {device.name} is calibrated in {device.reference.precision}"
         raise ConfigError(problem, where=count.name, mend="give --core instead: instructions without milliseconds")
     paths = [
-        path.model_copy(update={"predicted": predict(path.instructions, device, count.core)}) for path in count.paths
+        path.model_copy(update={"predicted": predict(path.instructions, count.parameters, device, count.core)})
+        for path in count.paths
     ]
     return count.model_copy(update={"paths": tuple(paths)})

@@ -76,10 +76,12 @@ class ArmResult(Versioned):
 
 
 class NetCount(Frozen):
-    """A published net on a core. hot: instructions of an inference; first: of the first one, set-up included."""
+    """A published net on a core. parameters: its fp32 weights; hot: instructions of an inference; first: of the first
+    one, set-up included."""
 
     net: ModelName
     core: CoreName
+    parameters: Annotated[int, Field(ge=1)]
     hot: Instructions
     first: Instructions
 
@@ -88,10 +90,10 @@ class NetsResult(Versioned):
     """What `python -m harmony.bench.arm.validate` writes: the published nets, counted."""
 
     FORMAT: ClassVar[str] = "harmony-bench-arm-nets"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     format: Literal["harmony-bench-arm-nets"] = "harmony-bench-arm-nets"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     harmony_version: str
     versions: dict[str, str]
     host: Host

@@ -1,17 +1,17 @@
 """Counted Arm instructions in the place of a sweep's CPU times, for the bundles that were counted.
 
-A cost is then instructions over those of MobileNetV1 on the device's core. Accuracies, bytes and memory stay what the
+A cost is then the predicted time over that of MobileNetV1 on the device. Accuracies, bytes and memory stay what the
 sweep measured, and so does the cloud's own time, which is no time of the device. What costs the device nothing, sending
 every image, has no counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from harmony.bench.arm.calibration import CORE_OF, calibrated, describe, net_on, nets
+from harmony.bench.arm.calibration import CORE_OF, calibrated, describe, milliseconds, net_ms, nets
 from harmony.bench.arm.cores import CoreName
 from harmony.bench.arm.results import ArmResult, BundleCount
 from harmony.bench.devices import REFERENCE, Device
@@ -73,13 +73,18 @@ def _problem(record: ArmResult, one: BundleCount, core: CoreName, programs: set[
 
 def _of_counts(result: SweepResult, counts: Mapping[str, BundleCount], device: Device, core: CoreName) -> SweepResult:
     by_shape = {unit.shape: counts[unit.program] for unit in result.units if unit.program in counts}
-    reference = net_on(REFERENCE, core).hot
+
+    def cost(instructions: int, count: BundleCount) -> float:
+        return milliseconds(instructions, count.parameters, device, core) / device.reference.ms
+
     units = [
-        _with_counts(unit, counts.get(unit.program, by_shape[unit.shape]), reference)
+        _with_counts(unit, counts.get(unit.program, by_shape[unit.shape]), cost)
         for unit in result.units
         if unit.shape in by_shape
     ]
-    models: dict[str, float] = {row.model: net_on(row.model, core).hot / reference for row in device.checks}
+    models: dict[str, float] = {
+        row.model: net_ms(row.model, device, core) / device.reference.ms for row in device.checks
+    }
     calibration = Calibration(
         engine="executorch", runtime="native", reference=REFERENCE, host_s=None, checks=checks_of(models, [device])
     )
@@ -87,15 +92,15 @@ def _of_counts(result: SweepResult, counts: Mapping[str, BundleCount], device: D
     return SweepResult.model_validate(dict(result) | changed)
 
 
-def _with_counts(unit: Unit, count: BundleCount, reference: int) -> Unit:
+def _with_counts(unit: Unit, count: BundleCount, cost: Callable[[int, BundleCount], float]) -> Unit:
     paths = {one.path: one for one in count.paths}
     costs = tuple(
-        PathCost(path=name, samples=(cost,), rounds=ratio([cost]))
-        for name, cost in ((name, paths[path].instructions / reference) for name, path in _PATHS.items())
+        PathCost(path=name, samples=(share,), rounds=ratio([share]))
+        for name, share in ((name, cost(paths[path].instructions, count)) for name, path in _PATHS.items())
     )
     changed = {
         "runtime": "native",
-        "first_cost": (count.opening + paths["cloud"].first) / reference,
+        "first_cost": cost(count.opening + paths["cloud"].first, count),
         "costs": (RegimeCosts(regime="hot", paths=costs),),
         "points": tuple(point for point in unit.points if point.rule.strategy != "cloud-image"),
     }

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harmony.bench.advise import Advice, Budget, Question, advise
-from harmony.bench.arm.calibration import net_on, nets, predict
+from harmony.bench.arm.calibration import describe, nets, predict
 from harmony.bench.arm.results import ArmResult, BundleCount, PathCount
 from harmony.bench.devices import DEVICES
 from harmony.bench.result_files import write_result
@@ -59,11 +59,10 @@ def test_a_count_serves_every_unit_of_its_shape_and_says_what_bench_arm_says(bot
         "arm-instructions", [0, 1], ()
     )  # fmt: skip
     for one in cases(found.result, devices=[PIXEL], links=[], rhos=[1.0]):
-        span = predict(COUNTS["exit2"], PIXEL, "a75")
+        span = predict(COUNTS["exit2"], 50_000, PIXEL, "a75")
         ends = (one.latency.p90_low_s, one.latency.p90_s, one.latency.p90_high_s)
         assert [1000 * end for end in ends] == pytest.approx([span.low, span.ms, span.high])
-        reference = net_on("mobilenet-v1", "a75").hot
-        assert one.first_s == pytest.approx((5_000_000 + 8_000_000) * 0.088 / reference)
+        assert 1000 * one.first_s == pytest.approx(predict(5_000_000 + 8_000_000, 50_000, PIXEL, "a75").ms)
         assert one.tier == "arm-instructions"
 
 
@@ -83,7 +82,7 @@ def test_no_choice_has_times_of_two_tiers_and_each_names_its_own(both: SweepResu
     assert {engine for (engine, _), tier in tiers.items() if tier == "arm-instructions"} == {"executorch"}
     assert tiers["executorch", "cloud-image"] == tiers["onnxruntime", "device"] == "virtual-time"
     assert [one.tier for one in advice.bases] == ["virtual-time", "arm-instructions"]
-    assert "2.311 million instructions a ms" in advice.bases[1].calibration
+    assert advice.bases[1].calibration == describe(PIXEL, "a75")
     assert [one.tier for one in ask(both, {}).bases] == ["virtual-time"]
 
 
@@ -147,8 +146,9 @@ def test_the_command(both: SweepResult, tmp_path: Path) -> None:
     done = run(str(tmp_path / "counts.json"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "virtual-time: mobilenet-v1 88 ms" in done.stdout
-    assert "arm-instructions: 2.311 million instructions a ms, from MobileNetV1" in done.stdout
-    assert "p90 1.3 ms (1.3 … 1.44), median" in done.stdout
+    assert "arm-instructions: 2.360 million instructions a ms, from MobileNetV1" in done.stdout
+    span = predict(COUNTS["exit2"], 50_000, PIXEL, "a75")
+    assert f"p90 {span.ms:.3g} ms ({span.low:.3g} … {span.high:.3g}), median" in done.stdout
     assert ", by arm-instructions; " in done.stdout
     assert "[virtual-time]" in done.stdout
     done = run(str(tmp_path / "counts.json"), "--json")
