@@ -11,7 +11,6 @@ import glob
 import os
 import re
 import secrets
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,7 +117,12 @@ def _draft_of(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    import shutil  # noqa: PLC0415  (brings three compressors, and a device writes files alone)
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _alive(process: int, life: str) -> bool:

@@ -3,16 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from harmony.device.answer import Answer, CloudAnswer, Fallback
-from harmony.device.engine import Engine, open_engine
-from harmony.device.runner import Device
-
 if TYPE_CHECKING:
+    from harmony.device.answer import Answer, CloudAnswer, Fallback
     from harmony.device.async_fallback import AsyncFallbackClient
     from harmony.device.check import VerifyReport, verify
     from harmony.device.circuit import CircuitSettings
+    from harmony.device.engine import Engine, open_engine
     from harmony.device.fallback import FallbackClient
     from harmony.device.later import LateAnswer, Later
+    from harmony.device.runner import Device
 
 __all__ = [
     "Answer",
@@ -30,12 +29,18 @@ __all__ = [
     "verify",
 ]
 _WHEN_ASKED = {
+    "Answer": "answer",
     "AsyncFallbackClient": "async_fallback",
     "CircuitSettings": "circuit",
+    "CloudAnswer": "answer",
+    "Device": "runner",
+    "Engine": "engine",
+    "Fallback": "answer",
     "FallbackClient": "fallback",
     "LateAnswer": "later",
     "Later": "later",
     "VerifyReport": "check",
+    "open_engine": "engine",
     "verify": "check",
 }
 

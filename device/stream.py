@@ -23,10 +23,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+
+if __name__ == "__main__":
+    # pydantic looks for plugins among all that is installed. There is none for a manifest, and the search alone, with
+    # the mail and zip readers that it brings, would be 2 MiB of this process and a tenth of its start.
+    _no_plugins = ModuleType("pydantic.plugin._loader")
+    vars(_no_plugins)["get_plugins"] = tuple
+    sys.modules[_no_plugins.__name__] = _no_plugins
 
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import ConfigError, DataForeign, DataMissing, EngineError, HarmonyError
@@ -83,7 +92,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harmony.device.stream", description="Answer a file of images.")
+    parser = argparse.ArgumentParser(
+        prog="python -m harmony.device.stream", description="Answer a file of images.",
+        formatter_class=partial(argparse.HelpFormatter, width=100),  # that of the terminal is asked of shutil
+    )  # fmt: skip
     parser.add_argument("bundle", type=Path, help="a device bundle")
     parser.add_argument("--images", type=Path, required=True, help="safetensors file with 'images' (n, H, W, C)")
     parser.add_argument("--out", type=Path, required=True, help="the JSON report to write")

@@ -18,17 +18,16 @@ from harmony.core.sealed import sign_sealed
 from harmony.core.signing_keys import make_key, read_secret
 
 HEAVY = {
-    "PIL", "asyncio", "cryptography", "executorch", "http.client", "httpx2", "onnx", "rich", "safetensors", "ssl",
-    "stamina", "torch", "typer", "zstandard", "harmony.core.archive", "harmony.core.checkpoint", "harmony.core.data",
-    "harmony.core.signing", "harmony.core.wire", "harmony.device.fallback", "harmony.device.personal",
+    "PIL", "asyncio", "bz2", "cryptography", "email", "executorch", "http.client", "httpx2", "importlib.metadata",
+    "lzma", "onnx", "rich", "safetensors", "shutil", "ssl", "stamina", "tempfile", "torch", "typer", "zipfile",
+    "zstandard", "harmony.core.archive", "harmony.core.checkpoint", "harmony.core.data", "harmony.core.signing",
+    "harmony.core.wire", "harmony.device.fallback", "harmony.device.personal",
 }  # fmt: skip
 """What an answer without a cloud has no use for."""
 SCRIPT = (
-    "import json, sys\n"
-    "from harmony.device.stream import main\n"
-    "code = main(sys.argv[1:])\n"
-    "print(json.dumps(sorted(sys.modules)))\n"
-    "sys.exit(code)\n"
+    "import atexit, json, runpy, sys\n"
+    "atexit.register(lambda: print(json.dumps(sorted(sys.modules))))\n"
+    "runpy.run_module('harmony.device.stream', run_name='__main__', alter_sys=True)\n"
 )
 
 
