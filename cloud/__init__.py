@@ -9,4 +9,5 @@ metrics     what is counted                         ledger      numbers that wor
 status      a page for people; history              tracing     a span a batch, if asked for
 app         create_app(models, settings) → FastAPI  deploy      hot swap; registry/: versions, aliases, keys
 server      serve(place, settings): bind, drain     process     running_service(folder): a real one, for embedding
+on_ray      the same application on Ray Serve
 """

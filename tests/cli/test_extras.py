@@ -15,6 +15,7 @@ COMMANDS = {
     "export": [["export", "run", "--out", "bundles"]],
     "cloud": [["serve", "bundles"]],
     "bench": [["bench", "bundle"]],
+    "ray": [["serve", "bundles", "--ray"]],
     "executorch": [["demo"]],
     "loadgen": [["bench", "sustained", "bundle", "--generator", "loadgen"]],
 }
@@ -34,6 +35,6 @@ def test_what_is_missing_is_named_with_its_extra(
 
 
 def test_nothing_is_missing_here() -> None:
-    """LoadGen has no wheel for other machines, and is no part of the development extra there."""
-    here = set(extras.PACKAGES) - (set() if platform.machine() == "x86_64" else {"loadgen"})
+    """LoadGen has no wheel for other machines, and is no part of the development extra there; Ray is of none."""
+    here = set(extras.PACKAGES) - {"ray"} - (set() if platform.machine() == "x86_64" else {"loadgen"})
     extras.require(*here)
