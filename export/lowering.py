@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -29,18 +31,34 @@ from harmony.export.template import Template, number
 Task = tuple[Shape, Format]
 
 
+class Lowering(NamedTuple):
+    """One network was lowered. cpu_s: of this process."""
+
+    architecture: str
+    format: Format
+    cpu_s: float
+
+
+_NOTES: ContextVar[list[Lowering] | None] = ContextVar("_NOTES", default=None)
+
+
 class Blueprint(NamedTuple):
-    """How to make the programs of every client of one shape: fill the template, or lower each where there is none."""
+    """How to make the programs of every client of one shape: fill the template, or lower each where there is none.
+
+    shape: None where there is one client of it, so that nobody shares anything.
+    """
 
     format: Format
     template: Template | None
     delegated: float | None
+    shape: Shape | None = None
 
     def programs(self, front_end: FrontEnd, image: torch.Tensor) -> tuple[dict[str, bytes], float | None]:
         """A client's programs by role, for one image (1, C, H, W), and the share of operators that XNNPACK runs."""
         if self.template is not None:
             return self.template.fill(front_end), self.delegated
-        return lower(front_end, image, self.format)
+        with _noted(self.shape, self.format):
+            return lower(front_end, image, self.format)
 
 
 def lower(front_end: FrontEnd, image: torch.Tensor, format_: Format) -> tuple[dict[str, bytes], float | None]:
@@ -61,10 +79,36 @@ def _blueprint(image: ImageSpec, feature: FeatureSpec, classes: int, shape: Shap
     network = empty_front_end(image, feature, classes, shape)
     blank = torch.zeros(1, image.channels, image.height, image.width)
     if not number(network):
-        return Blueprint(format_, None, None)
-    if format_ == "onnx":
-        return Blueprint(format_, onnx_template(network, blank), None)
-    return Blueprint(format_, *executorch_template(network, blank))
+        return Blueprint(format_, None, None, shape)
+    with _noted(shape, format_):
+        if format_ == "onnx":
+            return Blueprint(format_, onnx_template(network, blank), None, shape)
+        return Blueprint(format_, *executorch_template(network, blank), shape)
+
+
+@contextmanager
+def lowering_anew() -> Iterator[list[Lowering]]:
+    """Forget what this process has lowered, as one that just began, and note what it lowers inside the block.
+
+    What other processes lower (jobs > 1) is not noted.
+    """
+    _blueprint.cache_clear()
+    notes: list[Lowering] = []
+    before = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(before)
+
+
+@contextmanager
+def _noted(shape: Shape | None, format_: Format) -> Iterator[None]:
+    begin = time.process_time()
+    yield
+    notes = _NOTES.get()
+    if notes is not None:
+        architecture = "one of its own" if shape is None else str(shape.architecture)
+        notes.append(Lowering(architecture, format_, time.process_time() - begin))
 
 
 def blueprints(manifest: CheckpointManifest, tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Blueprint]]:

@@ -33,7 +33,7 @@ from harmony.core.errors import (
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.export import ExportReport, export_run
 from harmony.export import bundles as bundles_module
-from harmony.export.lowering import _blueprint, blueprint, lower
+from harmony.export.lowering import _blueprint, blueprint, lower, lowering_anew
 from harmony.export.networks import front_end, shape_of
 from harmony.export.parity import run_executorch, run_onnx
 from harmony.export.run import vector_images
@@ -146,11 +146,13 @@ def test_a_filled_template_answers_as_direct_lowering(tiny_run: Path, exported: 
 def test_without_a_template_each_client_is_lowered(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _blueprint.cache_clear()
     monkeypatch.setattr("harmony.export.lowering.number", lambda network: False)
     manifest = open_checkpoint(tiny_run / "checkpoint")
-    assert blueprint(manifest, (shape_of(manifest.clients[2]), "onnx")).template is None
-    (report, _) = export_run(tiny_run, tmp_path, clients=[2], formats=["onnx"])
+    with lowering_anew() as lowered:
+        assert blueprint(manifest, (shape_of(manifest.clients[2]), "onnx")).template is None
+        assert lowered == []
+        (report, _) = export_run(tiny_run, tmp_path, clients=[2], formats=["onnx"])
+    assert [(one.architecture, one.format) for one in lowered] == [("mobilenet-w8-d1", "onnx")]
     assert report.engines[0].max_error < 1e-4
     assert open_device_bundle(report.bundle).training is not None  # its heads are found all the same
     _blueprint.cache_clear()
