@@ -38,8 +38,8 @@ _PATIENT = ("--queue-seconds", "10")
 _TIGHT = ("--queue-seconds", "0.05")
 _FP32, _INT8 = "probe fp32", "probe int8"
 _WAKING_SECONDS = 1.0
-"""Of load on a peer that has rested, before it is measured: connections between its own processes ended meanwhile, and
-BentoML answers the first request over each with 500."""
+"""Of load on what has rested or just begun, before it is measured: connections between a peer's own processes ended
+meanwhile, and BentoML answers the first request over each with 500."""
 
 
 class Case(NamedTuple):
@@ -136,8 +136,7 @@ def measure(
         cases = _own_cases(stack, plain, quantised, seconds)
         if on_ray:
             versions["ray"] = metadata.version("ray")
-            service = stack.enter_context(running_service(plain, *_PATIENT, "--ray"))
-            cases.append(_tensor_case("on Ray Serve, 32 connections", service, seconds))
+            cases.append(_ray_case(plain, seconds))
         for name in peers:
             python = environment(name, cache)
             versions |= versions_of(name, python)
@@ -196,6 +195,18 @@ def _tensor_case(name: str, service: RunningService, seconds: float) -> Case:
 
     def run() -> Values:
         return measured(service.pid, lambda: load(service.url, service.key, "tensor", settings))
+
+    return Case(name, _FP32, run)
+
+
+def _ray_case(bundle: Path, seconds: float) -> Case:
+    """Started for each of its rounds: Ray's own processes are never idle."""
+    name = "on Ray Serve, 32 connections"
+
+    def run() -> Values:
+        with running_service(bundle, *_PATIENT, "--ray") as service:
+            _tensor_case(name, service, _WAKING_SECONDS).run()
+            return _tensor_case(name, service, seconds).run()
 
     return Case(name, _FP32, run)
 
