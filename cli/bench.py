@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from harmony.cli import (
     bench_arm,
     bench_endurance,
+    bench_export,
     bench_limits,
     bench_links,
     bench_peers,
@@ -57,6 +58,7 @@ app = typer.Typer(
     harmony bench peers bundles/client-000                     beside ONNX Runtime, ExecuTorch, OpenVINO, ncnn, PyTorch
     harmony bench personalize bundles/client-000               what learning on the device costs, and what it brings
     harmony bench phone bundles/client-000 --runner DIR …      on a real phone over adb
+    harmony bench export runs/first                            what clients of one architecture save each other
     harmony bench train                                        client-batches per CPU-second
     """,
 )
@@ -69,6 +71,7 @@ app.command("limits")(bench_limits.limits)
 app.command("endurance")(bench_endurance.endurance)
 app.command("peers")(bench_peers.peers)
 app.command("personalize")(bench_personalize.personalize)
+app.command("export")(bench_export.export)
 app.command("phone")(bench_phone.phone)
 app.command("setup-arm")(bench_arm.setup_arm)
 app.command("arm")(bench_arm.arm)

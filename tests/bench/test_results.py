@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from harmony.bench.curves import MethodCurves, curves_of
 from harmony.bench.endurance import EnduranceResult
+from harmony.bench.exporting import ExportBench
 from harmony.bench.folder import result_folder
 from harmony.bench.peers.results import PeersBench
 from harmony.bench.personal_results import PersonalBench
@@ -67,7 +68,7 @@ def test_a_file_of_another_kind_or_version_is_refused(
         read_result(path, BenchResult)
 
 
-@pytest.mark.parametrize("kind", [PeersBench, PersonalBench, EnduranceResult, TrainingBench])
+@pytest.mark.parametrize("kind", [PeersBench, PersonalBench, EnduranceResult, TrainingBench, ExportBench])
 def test_every_result_file_says_what_it_is_and_another_version_is_refused(
     kind: type[Versioned], tmp_path: Path
 ) -> None:
