@@ -4,7 +4,9 @@ plan      what is to be measured, checked first     stream    a device process a
 probe     the stopwatch, a process of its own       replay    what exit 2 and the back end would have said
 mixes     one stream → every ρ                      links     networks in virtual time
 results   the schema of results.json                report    one self-contained HTML file
+child     device processes: ask and reply           pictures  images that show nothing
 cgroups   so much memory, so much of a CPU          limits, quota   a device that is held to it
+endurance does a device's memory grow?              exporting what lowering once for many clients saves
 sweep, sustained, arm, experiment, peers            packages of their own
 """
 
