@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from harmony.core.errors import ConfigError, Diverged
 
 Floats = NDArray[np.float32]
-_NOTHING = np.float32(-1e30)  # a logit without mass, finite so that differences stay so
+NOTHING = np.float32(-1e30)
+"""A logit without mass, finite so that differences stay so."""
 ScoreName = Literal["entropy", "msp", "max_logit", "energy", "gen", "own_mass"]
 
 
@@ -70,7 +71,7 @@ def own_mass(gate: Floats, own: NDArray[np.int64]) -> Floats:
     """
     # The others are summed themselves: one minus the own mass would cancel just where certainty is decided.
     others = gate.copy()
-    others[..., own] = _NOTHING
+    others[..., own] = NOTHING
     out: Floats = energy(gate.take(own, axis=-1)) - energy(others)
     return out
 

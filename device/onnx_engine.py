@@ -19,7 +19,10 @@ Shape = tuple[int, ...]
 
 
 class OnnxEngine:
-    """Both exits. exit1 writes `hidden` where exit2 reads it, so nothing is copied between them."""
+    """Both exits. exit1 writes `hidden` where exit2 reads it, so nothing is copied between them.
+
+    image: (1, C, H, W), the buffer that exit1 reads; what was written there is given as `exit1(engine.image)`.
+    """
 
     def __init__(self, exit1: bytes, exit2: bytes, manifest: DeviceManifest, bundle: Path) -> None:
         files = {role: bundle / name for role, name in manifest.engines["onnxruntime"].items()}
@@ -36,7 +39,8 @@ class OnnxEngine:
             {"hidden": hidden},
             {"feature": (1, *manifest.feature.shape)} | {f"{name}2": shape for name, shape in heads.items()},
         )
-        self._first.bind(np.zeros((1, image.channels, image.height, image.width), np.float32))
+        self.image = np.zeros((1, image.channels, image.height, image.width), np.float32)
+        self._first.bind(self.image)
         self._second.bind(self._first.outputs["hidden"])
         self._outputs1 = self._results(self._first, "hidden", "1")
         self._outputs2 = self._results(self._second, "feature", "2")

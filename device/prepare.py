@@ -15,17 +15,17 @@ Floats = NDArray[np.float32]
 
 
 class Prepare:
-    """Checks one image (H, W, C) and scales it into a buffer (1, C, H, W) of its own, contiguous.
+    """Checks one image (H, W, C) and scales it into a contiguous buffer (1, C, H, W): `out`, or one of its own.
 
     A uint8 image is looked up in a table of 256 values a channel, which `Preprocessor` itself filled.
     """
 
-    def __init__(self, spec: ImageSpec) -> None:
+    def __init__(self, spec: ImageSpec, out: Floats | None = None) -> None:
         self._spec = spec
         self._shape, self._dtype = (spec.height, spec.width, spec.channels), np.dtype(spec.dtype)
         self._scale = Preprocessor(spec)
         self._tables = _tables(spec) if spec.dtype == "uint8" else ()
-        self._out = np.empty((1, spec.channels, spec.height, spec.width), np.float32)
+        self._out = np.empty((1, spec.channels, spec.height, spec.width), np.float32) if out is None else out
         self._planes = [self._out[0, channel] for channel in range(spec.channels)]
 
     def __call__(self, image: NDArray[Any]) -> Floats:

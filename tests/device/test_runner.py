@@ -14,7 +14,7 @@ from harmony.core.bundle import open_device_bundle
 from harmony.core.errors import CloudTimeout, EngineError, InvalidInput
 from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import score, softmax
-from harmony.core.spec import ImageSpec
+from harmony.core.spec import ClassMap, ImageSpec
 from harmony.device import CloudAnswer, Device, Engine, open_engine
 from harmony.device.engine import ExitOut
 from harmony.device.prepare import Prepare
@@ -100,6 +100,31 @@ def test_numbers_that_are_not_finite_are_no_answer(
         device.answer(_image())
 
 
+class Gate:
+    """An engine whose gates are what it is told."""
+
+    def __init__(self, own: int) -> None:
+        self.gate, self._logits = np.zeros((1, 1), np.float32), np.zeros((1, own), np.float32)
+
+    def exit1(self, image: NDArray[np.float32]) -> ExitOut:
+        return image, self._logits, self.gate
+
+    def exit2(self, hidden: NDArray[np.float32]) -> ExitOut:
+        return np.zeros((1, 2, 4, 4), np.float32), self._logits, self.gate
+
+
+@pytest.mark.parametrize(("count", "own"), [(2, (1,)), (5, (1, 2, 4)), (5, (0, 1, 2, 3, 4)), (100, (3, 7, 99))])
+def test_the_loop_scores_a_gate_as_evaluation_does_to_the_bit(bundle: Path, count: int, own: tuple[int, ...]) -> None:
+    classes = ClassMap(names=tuple(map(str, range(count))), own=own, tokens=tuple(range(count)))
+    engine, rng = Gate(len(own)), np.random.default_rng(0)
+    device = Device(open_device_bundle(bundle).model_copy(update={"classes": classes}), engine)
+    for scale in (0, 1e-3, 1, 10, 1e4, 1e10, 1e28, 1e30, 1e37):  # those of no network, too: of its logits without mass
+        for _ in range(50):
+            engine.gate = (scale * rng.normal(size=(1, count))).astype(np.float32)
+            expected = float(score("own_mass", engine.gate, engine.gate, np.array(own))[0])
+            assert set(device.answer(_image()).scores) == {expected}
+
+
 def test_exit_2_follows_the_stream_as_evaluation_says(make_bundle: Make, tmp_path: Path) -> None:
     """The same images are sent as by the function that `harmony evaluate` asks. Foreign is what scores low."""
     images = [_image(seed) for seed in range(300)]
@@ -149,6 +174,15 @@ def test_the_same_image_gives_the_same_answer_after_others(bundle: Path) -> None
     again = device.answer(_image(1))
     assert (again.label, again.scores, again.probability) == (first.label, first.scores, first.probability)
     assert device.answer(_image(2)).scores != first.scores
+
+
+def test_the_engine_reads_what_was_prepared_whatever_it_was_given_before(bundle: Path) -> None:
+    manifest = open_device_bundle(bundle)
+    engine = open_engine(bundle, manifest)
+    device, alone = Device(manifest, engine), Device.open(bundle)
+    for seed in range(3):
+        engine.exit1(np.full((1, 1, 4, 4), seed, np.float32))
+        assert device.answer(_image(seed)).scores == alone.answer(_image(seed)).scores
 
 
 def test_without_a_cloud_exit2_stands_undegraded(bundle: Path) -> None:
