@@ -38,8 +38,8 @@ _PATIENT = ("--queue-seconds", "10")
 _TIGHT = ("--queue-seconds", "0.05")
 _FP32, _INT8 = "probe fp32", "probe int8"
 _WAKING_SECONDS = 1.0
-"""Of load on what has rested or just begun, before it is measured: connections between a peer's own processes ended
-meanwhile, and BentoML answers the first request over each with 500."""
+"""Of load on what has rested or just begun, before it is measured: its first answers are slower, and a peer whose own
+connections ended meanwhile fails some."""
 
 
 class Case(NamedTuple):

@@ -19,9 +19,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 SHAPE = (1, 64, 16, 16)
+CONNECTION = {"max_requests": 1_000_000_000, "max_age": 86_400.0}
+"""How long the front keeps its connections to the model. After 100 requests, its default, it closes them under those
+that are on their way, and answers these with 500."""
 
 
-@bentoml.service(workers=1, traffic={"timeout": 60})  # type: ignore[untyped-decorator,unused-ignore]
+@bentoml.service(workers=1, traffic={"timeout": 60}, runner_connection=CONNECTION)  # type: ignore[untyped-decorator,unused-ignore]
 class Model:
     """The model in a process of its own, batched."""
 
