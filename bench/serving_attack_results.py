@@ -14,7 +14,8 @@ MOST_GROWTH = 0.05
 
 
 class Memory(Frozen):
-    """Resident memory of the service and its children: once it was warm, at the end, and the most that was seen."""
+    """Resident memory of the service and its children: once it was warm, at the end, and the most that was seen after
+    the warm-up."""
 
     before_bytes: Annotated[int, Field(gt=0)]
     after_bytes: Annotated[int, Field(gt=0)]

@@ -8,15 +8,15 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from harmony.bench.serving import load
-from harmony.bench.serving_attack_results import Soak, Swaps
+from harmony.bench.serving_attack_results import Memory, Soak, Swaps
 from harmony.bench.serving_fuzz import LENGTH, good_bodies
 from harmony.bench.serving_load import LoadResult, LoadSettings
-from harmony.bench.serving_memory import MemoryWatch
+from harmony.bench.serving_memory import MemoryWatch, resident
 from harmony.bench.serving_requests import address_of
 from harmony.cloud.process import RunningService, running_service
 from harmony.cloud.registry.catalogue import Registry
@@ -26,7 +26,8 @@ from harmony.core.errors import ServiceError
 
 _WHO = "bench:swaps"
 _MODEL = "backend"
-_WARM_SWAPS = 10
+_WARM_SWAPS = 40
+_READINGS = 20  # whose median counts: the allocator's leavings differ by several per cent from swap to swap
 _SECONDS = 60.0
 _BROKEN = "broken"
 
@@ -60,6 +61,7 @@ def _closed_loop(service: RunningService, connections: int, requests: int) -> Lo
 def swaps(folder: Path, versions: tuple[Path, Path], count: int, connections: int) -> Swaps:
     """Register two versions in `folder`, and switch between them `count` times while others ask.
 
+    Memory is read after every swap; before, after: the median of the last readings of the warm-up, and of all.
     A swap is over when load has returned: the other version must answer from then on, or it is a ServiceError.
     """
     with Registry(locate(str(folder)), create=True) as registry:
@@ -72,39 +74,45 @@ def swaps(folder: Path, versions: tuple[Path, Path], count: int, connections: in
 
 
 def _swapped(registry: Registry, service: RunningService, admin: str, count: int, connections: int) -> Swaps:
-    bodies = good_bodies(service)
+    bodies, first = good_bodies(service), min(_WARM_SWAPS, count)
 
-    def swap(number: int) -> float:
+    def swap(number: int) -> tuple[float, int]:
+        """How long it took, and the memory then."""
         started, version = time.monotonic(), 1 + number % 2
         registry.alias(_MODEL, "latest", version, who=_WHO)
         status = caller.ask(f"/v2/repository/models/{_MODEL}/load", b"{}")[0]
         passed = time.monotonic() - started
         if (status, caller.infer(*bodies[0])) != ("200", ("200", str(version))):
             raise ServiceError(f"swap {number} to version {version} was answered {status}, or did not hold")
-        return passed
+        return passed, resident(service.pid)
 
     with closing(_Caller(service, admin)) as caller, _asking(service, bodies, connections) as heard:
-        for number in range(_WARM_SWAPS):
-            swap(number)
+        warm = [swap(number)[1] for number in range(first)]
         started = time.monotonic()
         with MemoryWatch(service.pid) as watch:
-            seconds = [swap(number) for number in range(_WARM_SWAPS, _WARM_SWAPS + count)]
-            memory = watch.memory()
+            found = [swap(number) for number in range(first, first + count)]
+            largest = watch.memory().largest_bytes
         passed = time.monotonic() - started
     statuses = Counter[str]()
     for (status, _), times in heard.items():
         statuses[status] += times
     return Swaps(
         count=count,
-        warm_up=_WARM_SWAPS,
+        warm_up=first,
         seconds=passed,
         statuses=dict(sorted(statuses.items())),
-        memory=memory,
+        memory=Memory(
+            before_bytes=_median(warm), after_bytes=_median([memory for _, memory in found]), largest_bytes=largest
+        ),
         connections=connections,
         failed=statuses.total() - statuses["200"],
         by_version={version: times for (_, version), times in sorted(heard.items()) if version},
-        swap_seconds=statistics.median(seconds),
+        swap_seconds=statistics.median(seconds for seconds, _ in found),
     )
+
+
+def _median(readings: Sequence[int]) -> int:
+    return round(statistics.median(readings[-_READINGS:]))
 
 
 class _Caller:
