@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from harmony.core.bundle import VECTORS, DeviceManifest, Exit, ExitName, Fallback, write_vectors
+from harmony.core.bundle import VECTORS, DeviceManifest, Exit, ExitName, Fallback, open_device_bundle, write_vectors
 from harmony.core.scores import ScoreName
 from harmony.core.sealed import seal, sealing
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
@@ -114,6 +114,15 @@ def over_asyncio() -> type[OverAsyncio]:
     return OverAsyncio
 
 
+@pytest.fixture(params=["threads", "asyncio"])
+def either_client(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, over_asyncio: type[OverAsyncio]
+) -> None:
+    """The test's module sees each of both clients as its `FallbackClient`."""
+    if request.param == "asyncio":
+        monkeypatch.setitem(vars(request.module), "FallbackClient", over_asyncio)
+
+
 def _port(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
@@ -162,6 +171,11 @@ def make_bundle() -> MakeBundle:
 @pytest.fixture
 def bundle(make_bundle: MakeBundle, tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def manifest(bundle: Path) -> DeviceManifest:
+    return open_device_bundle(bundle)
 
 
 class Service:

@@ -18,17 +18,7 @@ GOOD = np.array([0.1, 0.2, 0.4, 0.2, 0.1], np.float32)
 FEATURE = np.zeros((2, 4, 4), np.float32)
 
 
-@pytest.fixture(autouse=True, params=["threads", "asyncio"])
-def either_client(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, over_asyncio: type[FallbackClient]
-) -> None:
-    if request.param == "asyncio":
-        monkeypatch.setitem(globals(), "FallbackClient", over_asyncio)
-
-
-@pytest.fixture
-def manifest(bundle: Path) -> DeviceManifest:
-    return open_device_bundle(bundle)
+pytestmark = pytest.mark.usefixtures("either_client")
 
 
 def told(service: Any) -> list[str | None]:

@@ -21,17 +21,7 @@ GOOD = np.array([0.1, 0.2, 0.4, 0.2, 0.1], np.float32)
 QUICK = CircuitSettings(failures=2, cool_down_s=0.05, longest_s=0.05)
 
 
-@pytest.fixture(autouse=True, params=["threads", "asyncio"])
-def either_client(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, over_asyncio: type[FallbackClient]
-) -> None:
-    if request.param == "asyncio":
-        monkeypatch.setitem(globals(), "FallbackClient", over_asyncio)
-
-
-@pytest.fixture
-def manifest(bundle: Path) -> DeviceManifest:
-    return open_device_bundle(bundle)
+pytestmark = pytest.mark.usefixtures("either_client")
 
 
 def feature(number: int) -> Any:

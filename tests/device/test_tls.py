@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from harmony.core.bundle import DeviceManifest, open_device_bundle
+from harmony.core.bundle import DeviceManifest
 from harmony.core.errors import CloudTimeout, CloudUnreachable
 from harmony.device import FallbackClient
 
@@ -23,17 +23,7 @@ FEATURE = np.ones((2, 4, 4), np.float32)
 GOOD = np.array([0.1, 0.2, 0.4, 0.2, 0.1], np.float32)
 
 
-@pytest.fixture(autouse=True, params=["threads", "asyncio"])
-def either_client(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, over_asyncio: type[FallbackClient]
-) -> None:
-    if request.param == "asyncio":
-        monkeypatch.setitem(globals(), "FallbackClient", over_asyncio)
-
-
-@pytest.fixture
-def manifest(bundle: Path) -> DeviceManifest:
-    return open_device_bundle(bundle)
+pytestmark = pytest.mark.usefixtures("either_client")
 
 
 class Service(NamedTuple):
