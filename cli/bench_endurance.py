@@ -29,7 +29,7 @@ def endurance(
     harmony bench endurance bundles/client-000
     harmony bench endurance bundles/client-000 --engine native --answers 1000000
 
-    Exit code 1 if the resident memory grows by more than --fail-above after the first tenth of either.
+    Exit code 1 if the resident memory grows by more than --fail-above in either, after half as many to warm up.
     """
     require("bench")
     from harmony.bench.endurance import EnduranceSettings, endure
