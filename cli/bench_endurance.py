@@ -19,7 +19,7 @@ def endurance(
     engine: Annotated[Literal["onnxruntime", "native"], typer.Option(help="Who runs them.")] = "onnxruntime",
     answers: Annotated[int, typer.Option(min=10, help="Images to answer.")] = 100_000,
     openings: Annotated[int, typer.Option(min=10, help="Times to check and load the bundle.")] = 1000,
-    fail_above: Annotated[float, typer.Option(metavar="PERCENT", min=0, help="Growth that is not accepted.")] = 1.0,
+    fail_above: Annotated[float, typer.Option(metavar="PERCENT", min=0, help="Growth that is not accepted.")] = 2.0,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the outcome here too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Every reading as JSON.")] = False,
 ) -> None:
