@@ -32,10 +32,18 @@ if TYPE_CHECKING:
 
 
 class _BundlesUnlessNamed(TyperGroup):
-    """`harmony bench BUNDLE…` is short for `harmony bench bundles BUNDLE…`."""
+    """`harmony bench BUNDLE…` is short for `harmony bench bundles BUNDLE…`.
+
+    Tiers by their names, too: `harmony bench --tier arm BUNDLE…` is `harmony bench arm BUNDLE…`, and `harmony bench
+    --adb SERIAL BUNDLE…` is `harmony bench phone BUNDLE… --adb SERIAL`.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+        if args[:2] == ["--tier", "arm"]:
+            args = ["arm", *args[2:]]
+        elif args[:1] == ["--adb"]:
+            args = ["phone", *args]
+        elif args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["bundles", *args]
         return super().parse_args(ctx, args)
 
@@ -51,6 +59,7 @@ app = typer.Typer(
     harmony bench sweep bundles/                               every threshold, engine, device and link; see advise
     harmony bench report runs/after --compare runs/before      a page about two sweeps
     harmony bench arm bundles/client-000 --device pixel-3a     instructions of the Arm kernels; see setup-arm, compare
+    harmony bench --tier arm bundles/client-000                the same, by the name of the tier
     harmony bench links                                        the link model beside real TCP; needs root
     harmony bench limits bundles/client-000 --memory 16MiB     in so much memory for real; needs root
     harmony bench sustained bundles/client-000                 under load that does not wait: from the schedule

@@ -25,6 +25,8 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["nowhere", "--rounds", "0"], "ConfigError: bench: rounds: Input should be greater than or equal to 1"),
         (["nowhere", "--engine", "tflite"], "ConfigError: bench: engines.0: Input should be 'onnxruntime' or 'exec"),
         (["nowhere", "--slowdown", "nan"], "ConfigError: bench: slowdown"),
+        (["--tier", "arm", "nowhere"], "ConfigError: --core: name a core or a device (for example --device pixel-3a)"),
+        (["--adb", "no serial", "nowhere", "--runner", ".", "--images", "x"], "ConfigError: --adb: 'no serial' is no"),
         (["nowhere", "--cloud", "a", "--server", "b"], "ConfigError: bench: give a cloud bundle or a server, not both"),
     ],
 )
