@@ -273,11 +273,12 @@ async def drive(
     load.counts_from, load.ends = started + settings.warm_up, started + settings.warm_up + settings.seconds
     await (load.closed_loop() if settings.rate is None else load.open_loop(settings.rate))
     counted = time.perf_counter() - load.counts_from
-    if settings.rate is not None:  # the answers to what was due before the end belong to it
+    waits = settings.rate is not None or load.sent >= settings.requests
+    if waits:  # the answers to what was due before the end belong to it
         deadline = time.perf_counter() + _LAST_ANSWERS_SECONDS
         while load.asking and time.perf_counter() < deadline:
             await asyncio.sleep(0.01)
-    unanswered = load.asking if settings.rate is not None else 0
+    unanswered = load.asking if waits else 0
     load.close()
     while load.is_open:
         await asyncio.sleep(0.001)

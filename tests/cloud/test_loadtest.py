@@ -138,6 +138,17 @@ def test_latency_counts_from_the_schedule() -> None:
     assert found.late_ms > 50
 
 
+def test_so_many_requests_are_so_many_answers() -> None:
+    """One connection answers at once, the other after 200 ms: the end that the first meets waits for the second."""
+    delays = iter((0.0, 0.2))
+
+    async def uneven(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await answer(reader, writer, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", next(delays))
+
+    found = load(uneven, LoadSettings(connections=2, requests=6, seconds=20))
+    assert (found.sent, found.statuses, found.unanswered) == (6, {"200": 6}, 0)
+
+
 def test_retry_after_is_heeded_or_not() -> None:
     async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await answer(reader, writer, b"HTTP/1.1 503 x\r\nRetry-After: 30\r\nContent-Length: 2\r\n\r\n{}")
