@@ -92,7 +92,7 @@ def block(results: Sequence[DemoResult]) -> str:
         wire=f"{median(sent):.0f}" if sent else "no",
         image=f"{bundles[0].wire.image_bytes}",
         files=f"{median(one.file_bytes['onnxruntime'] for one in bundles) / 1024:.0f}",
-        limits=_table(limits[1], limits[2]),
+        limits=markdown_table(limits[1], limits[2]),
         cpu=host.cpu,
         cores=host.cores,
         commit=host.commit,
@@ -102,7 +102,7 @@ def block(results: Sequence[DemoResult]) -> str:
 def _over_rho(results: Sequence[DemoResult]) -> str:
     rhos = results[0].curves["harmony"].rhos
     columns = ("method", *(f"ρ {rho:g}" for rho in rhos))
-    return _table(
+    return markdown_table(
         columns, [(NAMES[name], *(_spread(results, name, at, "overall") for at in range(len(rhos)))) for name in NAMES]
     )
 
@@ -110,7 +110,9 @@ def _over_rho(results: Sequence[DemoResult]) -> str:
 def _apart(results: Sequence[DemoResult]) -> str:
     columns = ("method", "own", "other", "device alone", "cloud alone", "perfect routing")
     parts = ("id", "ood", "client", "server", "oracle")
-    return _table(columns, [(NAMES[name], *(_spread(results, name, -1, part) for part in parts)) for name in NAMES])
+    return markdown_table(
+        columns, [(NAMES[name], *(_spread(results, name, -1, part) for part in parts)) for name in NAMES]
+    )
 
 
 def _spread(results: Sequence[DemoResult], method: str, at: int, part: str) -> str:
@@ -119,6 +121,7 @@ def _spread(results: Sequence[DemoResult], method: str, at: int, part: str) -> s
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The first column is left-aligned, the others right."""
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -33,6 +33,7 @@ from harmony.bench.serving_results import ServingConfig, ServingResult, Values
 from harmony.cloud.process import RunningService, running_service
 from harmony.cloud.torch_program import has_bfloat16
 from harmony.core.errors import ConfigError, HarmonyError
+from harmony.core.sealed import write_atomically
 
 _PATIENT = ("--queue-seconds", "10")
 _TIGHT = ("--queue-seconds", "0.05")
@@ -265,8 +266,7 @@ def _measured_anew(given: argparse.Namespace) -> ServingResult:
         raise ConfigError("Ray is not installed", where="--ray", mend="pip install 'harmony-sfl[ray]'")
     peers = PEERS if given.peers else ()
     result = measure(given.width, given.rounds, given.seconds, peers, given.cache, on_ray=given.ray)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(result.model_dump_json(indent=1) + "\n")
+    write_atomically(given.out, result.model_dump_json(indent=1).encode() + b"\n")
     sys.stderr.write(f"written: {given.out}\n")
     return result
 

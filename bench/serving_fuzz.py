@@ -10,6 +10,7 @@ import struct
 import time
 import zlib
 from collections import Counter
+from contextlib import closing
 
 from harmony.bench.serving_attack_results import Fuzz
 from harmony.bench.serving_memory import MemoryWatch
@@ -89,55 +90,60 @@ def fuzz(service: RunningService, cases: int, seed: int) -> Fuzz:
 
     ServiceError for an answer that must not be, or one that does not come.
     """
-    rng, seen, right = random.Random(seed), Counter[str](), 0  # noqa: S311  # repeatable noise
-    address, good = address_of(service.url), good_bodies(service)
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=20)
-    expected: dict[int, bytes] = {}
-
-    def run(first: int, end: int) -> int:
-        """Cases `first` to `end`, and how many good requests were answered right between them."""
-        looks = 0
-        for number in range(first, end):
-            which = rng.randrange(len(good))
-            status, text = _ask(connection, service.key, *damaged(rng, *good[which]), number)
-            seen[str(status)] += 1
-            if status not in ALLOWED or (status != 200 and set(json.loads(text)) != {"error"}):
-                raise ServiceError(f"case {number} was answered {status}: {text[:200]!r}", where=f"seed {seed}")
-            if number % _LOOK_EVERY == 0:
-                looks += 1
-                size, whole = good[which]
-                status, text = _ask(connection, service.key, whole, {LENGTH: str(size)}, number)
-                if status != 200 or expected.setdefault(which, text) != text:
-                    raise ServiceError(
-                        f"a good request after case {number} was answered {status}", where=f"seed {seed}"
-                    )
-        return looks
-
-    warm = max(1, cases // 50)
-    started = time.monotonic()
-    right += run(0, warm)
-    with MemoryWatch(service.pid) as watch:
-        right += run(warm, cases)
-        memory = watch.memory()
-    connection.close()
+    warm, started = max(1, cases // 50), time.monotonic()
+    with closing(_Fuzzer(service, seed)) as fuzzer:
+        fuzzer.run(0, warm)
+        with MemoryWatch(service.pid) as watch:
+            fuzzer.run(warm, cases)
+            memory = watch.memory()
     return Fuzz(
         count=cases,
         warm_up=warm,
         seconds=time.monotonic() - started,
-        statuses=dict(sorted(seen.items())),
+        statuses=dict(sorted(fuzzer.seen.items())),
         memory=memory,
         seed=seed,
-        right=right,
+        right=fuzzer.right,
     )
 
 
-def _ask(
-    connection: http.client.HTTPConnection, key: str, body: bytes, headers: dict[str, str], number: int
-) -> tuple[int, bytes]:
-    known = {"Authorization": f"Bearer {key}"}
-    try:
-        connection.request("POST", "/v2/models/backend/infer", body, known | headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise ServiceError(f"case {number} was not answered: {error!r}") from None
+class _Fuzzer:
+    """One keep-alive connection. seen: statuses of damaged bodies; right: good requests that were answered so."""
+
+    def __init__(self, service: RunningService, seed: int) -> None:
+        address = address_of(service.url)
+        self._connection = http.client.HTTPConnection(address.host, address.port, timeout=20)
+        self._known = {"Authorization": f"Bearer {service.key}"}
+        self._where, self._rng = f"seed {seed}", random.Random(seed)  # noqa: S311  # repeatable noise
+        self._good, self._expected = good_bodies(service), dict[int, bytes]()
+        self.seen, self.right = Counter[str](), 0
+
+    def run(self, first: int, end: int) -> None:
+        """Cases `first` to `end`, and good requests between them."""
+        for number in range(first, end):
+            which = self._rng.randrange(len(self._good))
+            status, text = self._ask(*damaged(self._rng, *self._good[which]), number)
+            self.seen[str(status)] += 1
+            if status not in ALLOWED or (status != 200 and set(json.loads(text)) != {"error"}):
+                raise ServiceError(f"case {number} was answered {status}: {text[:200]!r}", where=self._where)
+            if number % _LOOK_EVERY == 0:
+                self._look(which, number)
+
+    def close(self) -> None:
+        """Leave."""
+        self._connection.close()
+
+    def _look(self, which: int, number: int) -> None:
+        size, whole = self._good[which]
+        status, text = self._ask(whole, {LENGTH: str(size)}, number)
+        if status != 200 or self._expected.setdefault(which, text) != text:
+            raise ServiceError(f"a good request after case {number} was answered {status}", where=self._where)
+        self.right += 1
+
+    def _ask(self, body: bytes, headers: dict[str, str], number: int) -> tuple[int, bytes]:
+        try:
+            self._connection.request("POST", "/v2/models/backend/infer", body, self._known | headers)
+            response = self._connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ServiceError(f"case {number} was not answered: {error!r}") from None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import ClassVar, Literal, NamedTuple
 
+from harmony.bench.published import markdown_table
 from harmony.bench.results import Count, Host, Versioned
 from harmony.core.spec import Frozen
 
@@ -173,15 +174,10 @@ def block(result: ServingResult) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result.versions.items())
     return "\n\n".join(
         (
-            _markdown(("case", *(one.title for one in _COLUMNS)), rows),
-            _markdown(("limit that the project set itself", "measured", "limit", ""), limits),
+            markdown_table(("case", *(one.title for one in _COLUMNS)), rows),
+            markdown_table(("limit that the project set itself", "measured", "limit", ""), limits),
             f"Medians of {config.rounds} rounds of {config.seconds:g} s; {config.mflop:.1f} MFLOP a sample, cut "
             f"{config.cut}; {host.cpu}, {host.cores} cores, onnxruntime {host.versions.get('onnxruntime')}, "
             f"{versions}; commit {host.commit}.",
         )
     )
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

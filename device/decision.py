@@ -53,8 +53,7 @@ class Loop:
     """
 
     def __init__(self, manifest: DeviceManifest, engine: Engine, adaptive: AdaptiveThreshold | None = None) -> None:
-        # Written where the engine reads it, if it says where that is: nothing is copied.
-        self._engine, self._prepare = engine, Prepare(manifest.image, getattr(engine, "image", None))
+        self._engine, self._prepare = engine, Prepare(manifest.image, engine.image)
         self._own = manifest.classes.own
         self._score1, self._score2 = (_scorer(one, manifest.classes) for one in manifest.exits)
         self._threshold1, fixed = (one.threshold for one in manifest.exits)

@@ -37,6 +37,10 @@ class Engine(Protocol):
     Not thread-safe.
     """
 
+    @property
+    def image(self) -> Floats | None:
+        """The buffer (1, C, H, W) that exit1 reads: what is prepared there need not be copied. None: there is none."""
+
     def exit1(self, image: Floats) -> ExitOut:
         """image (1, C, H, W), scaled → hidden, logits (1, own), gate (1, classes) or None."""
 

@@ -31,6 +31,8 @@ _MARK = slice(4, 8)  # the flatbuffer's file identifier
 class ExecutorchEngine:
     """Both exits, methods of one program."""
 
+    image = None
+
     def __init__(self, program: bytes, manifest: DeviceManifest, bundle: Path) -> None:
         self._where = bundle / manifest.engines["executorch"]["program"]
         if program[_MARK] != b"ET12":

@@ -97,6 +97,8 @@ class _Outputs(ctypes.Structure):
 class NativeEngine:
     """Both exits and the loop over them. Not thread-safe; several of them may run at once."""
 
+    image = None
+
     def __init__(self, program: bytes, manifest: DeviceManifest, bundle: Path) -> None:
         self._library = load_library(ensure_native() / LIBRARY)
         self._device, self._error, self._decision = c_void_p(), CoreError(), _Decision()

@@ -122,6 +122,8 @@ def _scorer(name: str, own: NDArray[np.int64]) -> Score:
 class _EmptyEngine:
     """Answers at once."""
 
+    image = None
+
     def __init__(self) -> None:
         self._out: ExitOut = (np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 2), np.float32), None)
 

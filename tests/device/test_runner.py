@@ -70,6 +70,8 @@ def test_leaves_at_exit1_if_its_score_reaches_the_threshold(make_bundle: Make, t
 class Broken:
     """An engine, one of whose outputs holds a number that is none."""
 
+    image = None
+
     def __init__(self, engine: Engine, output: str, value: float) -> None:
         self._engine, self._output, self._value = engine, output, value
 
@@ -102,6 +104,8 @@ def test_numbers_that_are_not_finite_are_no_answer(
 
 class Gate:
     """An engine whose gates are what it is told."""
+
+    image = None
 
     def __init__(self, own: int) -> None:
         self.gate, self._logits = np.zeros((1, 1), np.float32), np.zeros((1, own), np.float32)
