@@ -142,7 +142,8 @@ class TrainConfig(Table):
     """One federation, from its data to its exits. Architectures are dealt to the clients in turn.
 
     A round is `steps` batches of every client that takes part. participation: the share of clients drawn for a round.
-    gamma: weight of the client's own exits against the back end's loss.
+    optimizer: what takes the steps of training; learning_rate: Adam's at the start; muon_rate: Muon's, for convolutions
+    (the rest stays Adam's); both are annealed to 0. gamma: weight of the exits' loss against the back end's.
     """
 
     method: Method = "harmony"
@@ -161,6 +162,8 @@ class TrainConfig(Table):
     steps: Positive = 10
     batch: Positive = 16
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
+    optimizer: Literal["adam", "muon"] = "adam"
+    muon_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
     gamma: Share = 0.5
     tokens: TokenConfig = TokenConfig()
     exits: ExitConfig = ExitConfig()
@@ -199,7 +202,7 @@ class TrainConfig(Table):
 _NO_GATE: dict[str, Any] = {"exits": {"score": "entropy", "pass1": 1.0}}
 _SLOWER: dict[str, Any] = _NO_GATE | {"learning_rate": 2e-3}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "harmony": {},
+    "harmony": {"optimizer": "muon"},
     "splitgp": _NO_GATE,
     "local": _SLOWER,
     "lg_fedavg": _NO_GATE,
@@ -246,6 +249,15 @@ def make_config(value: dict[str, Any], where: object = "config") -> TrainConfig:
             loc = (*loc[:1], *loc[2:])
         field = ".".join(str(part) for part in loc) or None
         raise ConfigError(first["msg"].removeprefix("Value error, "), where=where, field=field) from None
+
+
+def recorded_config(value: dict[str, Any], where: object = "config") -> TrainConfig:
+    """A whole config as this or an earlier version saved it; ConfigError as `make_config`.
+
+    What it does not name did not exist then, and was not done: it has its field's default, whatever is usual for the
+    method today.
+    """
+    return make_config(merged(TrainConfig().model_dump(mode="json"), value), where=where)
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord
-from harmony.core.config import make_config
+from harmony.core.config import recorded_config
 from harmony.core.data import load
 from harmony.core.errors import ConfigError
 from harmony.core.partition import partition
@@ -37,7 +37,7 @@ class RunImages:
     """The images of a run, dealt to its clients as they were in training. What loading the data raises."""
 
     def __init__(self, manifest: CheckpointManifest, data_dir: Path | None = None) -> None:
-        config = make_config(manifest.config, where="the checkpoint's config")
+        config = recorded_config(manifest.config, where="the checkpoint's config")
         data = load(config.data.name, data_dir=data_dir or (Path(config.data.folder) if config.data.folder else None))
         share = config.data.own_test
         self._parts = (data.x_train, data.x_test)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harmony.core.bundle import CloudManifest, DeviceManifest, Precision, open_cloud_bundle, open_device_bundle
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
-from harmony.core.config import make_config
+from harmony.core.config import recorded_config
 from harmony.core.data import load
 from harmony.core.errors import ArtifactError, ConfigError, RunExists
 from harmony.core.preprocess import Preprocessor
@@ -96,7 +96,7 @@ def vector_images(
         values = np.random.default_rng(0).random((VECTORS_PER_BUNDLE, spec.height, spec.width, spec.channels))
         raw = (values * 255).astype(np.uint8) if spec.dtype == "uint8" else values.astype(np.float32)
         return Preprocessor(spec)(raw)
-    data = make_config(manifest.config, where="the checkpoint's config").data
+    data = recorded_config(manifest.config, where="the checkpoint's config").data
     folder = data_dir or (Path(data.folder) if data.folder else None)
     images = load(data.name, data_dir=folder).x_test
     spread = np.linspace(0, len(images) - 1, VECTORS_PER_BUNDLE).astype(np.int64)

@@ -29,9 +29,10 @@ class Learnt(NamedTuple):
 class Cloud:
     """θ with its optimizer. share: weight of the cloud's loss in the whole, 1 − γ."""
 
-    def __init__(self, back_end: BackEnd, settings: HarmonyConfig, *, share: float, rate: float) -> None:
-        self.back_end, self.settings, self.share = back_end, settings, share
-        self.optimizer = torch.optim.Adam(back_end.parameters(), lr=rate)
+    def __init__(
+        self, back_end: BackEnd, settings: HarmonyConfig, *, share: float, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.back_end, self.settings, self.share, self.optimizer = back_end, settings, share, optimizer
 
     def learn(self, uploads: Sequence[Upload]) -> Learnt:
         """One step of θ on all uploads; the loss's gradient at each upload's features."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harmony.core.adaptive import SUREST, AdaptiveThreshold, HeldOut, sent_in_order
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
-from harmony.core.config import make_config
+from harmony.core.config import recorded_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
 from harmony.core.mix import RHOS, TestMix, test_mix
@@ -93,7 +93,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a checkpoint folder on the data set's test images. ContractMismatch if they are not of its kind."""
     manifest = open_checkpoint(checkpoint)
-    config = make_config(manifest.config, where=checkpoint)
+    config = recorded_config(manifest.config, where=checkpoint)
     check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
     tests, held_out = test_images(config, dataset), _held_out(checkpoint, manifest, dataset)
     clients = []
@@ -125,7 +125,7 @@ def _held_out(checkpoint: Path, manifest: CheckpointManifest, dataset: Dataset) 
     known = {record.index: record.held_out for record in manifest.clients if record.held_out is not None}
     unknown = [record for record in manifest.clients if record.index not in known]
     if unknown and dataset.name == manifest.dataset:
-        members = federation(make_config(manifest.config, where=checkpoint), dataset)
+        members = federation(recorded_config(manifest.config, where=checkpoint), dataset)
         x, y = members.dataset.x_train, members.dataset.y_train
         for record in unknown:
             if record.index < len(members.clients) and len(at := members.clients[record.index].holdout):

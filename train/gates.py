@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmony.core.checkpoint import ClientRecord, open_checkpoint
-from harmony.core.config import make_config
+from harmony.core.config import recorded_config
 from harmony.core.data import Dataset
 from harmony.core.mix import test_mix
 from harmony.core.preprocess import Preprocessor
@@ -113,7 +113,7 @@ class _Run:
 
     def __init__(self, checkpoint: Path, dataset: Dataset) -> None:
         self.checkpoint, self.manifest = checkpoint, open_checkpoint(checkpoint)
-        self.members = federation(make_config(self.manifest.config, where=checkpoint), dataset)
+        self.members = federation(recorded_config(self.manifest.config, where=checkpoint), dataset)
         self.preprocess, self.tests = Preprocessor(self.manifest.image), test_images(self.members.config, dataset)
 
     def said(self, record: ClientRecord, *images: NDArray[np.uint8]) -> list[Answers]:

@@ -27,7 +27,16 @@ from harmony.train.cloud_side import Cloud
 from harmony.train.federation import ROTATION, SUPPORT, Federation, stream
 from harmony.train.inner import adapted, gate
 from harmony.train.messages import ExtractorGradients, Post, Upload, Weights, hand_over
-from harmony.train.method import Losses, Trained, annealed, numpy_state, optimizer_tensors, restore_optimizer, seeded
+from harmony.train.method import (
+    Losses,
+    Trained,
+    annealed,
+    numpy_state,
+    optimizer_of,
+    optimizer_tensors,
+    restore_optimizer,
+    seeded,
+)
 from harmony.train.personalize import gate_heads, personal
 from harmony.train.supernet import Parameters, Trunk, Views, largest, look, skeleton
 
@@ -51,8 +60,9 @@ class Harmony:
         with seeded(config.seed):
             self.back_end = BackEnd(federation.feature, width=config.back_end_width, tokens=classes)
             self.shared = _super_networks(federation)
-        self.cloud = Cloud(self.back_end, config.harmony, share=1 - config.gamma, rate=config.learning_rate)
-        self.aggregator = torch.optim.Adam(self.shared.values(), lr=config.learning_rate)
+        theirs = optimizer_of(self.back_end.parameters(), config)
+        self.cloud = Cloud(self.back_end, config.harmony, share=1 - config.gamma, optimizer=theirs)
+        self.aggregator = optimizer_of(self.shared.values(), config)
         self.post: Post = hand_over
 
     def round(self, index: int) -> Losses:

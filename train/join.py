@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, client_file, open_checkpoint, save_tensors
-from harmony.core.config import TrainConfig, make_config
+from harmony.core.config import TrainConfig, recorded_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ConfigError, RunError
 from harmony.core.models import FrontEnd
@@ -76,7 +76,7 @@ def join(
     """
     require_free(out)
     manifest = open_checkpoint(checkpoint)
-    config = make_config(manifest.config, where=checkpoint)
+    config = recorded_config(manifest.config, where=checkpoint)
     _check_open(manifest, config, checkpoint)
     check_kind(manifest, dataset, checkpoint, own_test=False)
     member = _federation_of_one(newcomer, config, dataset, manifest)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harmony.core.models import BackEnd, FrontEnd
 from harmony.train.federation import Federation
 from harmony.train.losses import masked_cross_entropy
-from harmony.train.method import Losses, State, Trained, annealed, numpy_state, seeded
+from harmony.train.method import Losses, State, Trained, annealed, numpy_state, optimizer_of, seeded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -67,7 +67,7 @@ class LocalTraining:
     def _train(self, client: int, index: int, losses: Losses) -> None:
         config = self.federation.config
         parameters = [*self.front_ends[client].parameters(), *self.back_ends[client].parameters()]
-        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, foreach=True)
+        optimizer = optimizer_of(parameters, config)
         for step in range(index * config.steps, (index + 1) * config.steps):
             annealed((optimizer,), config, step)
             optimizer.zero_grad(set_to_none=True)

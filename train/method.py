@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harmony.core.config import TrainConfig
+from harmony.train.muon import Muon
 
 State = dict[str, Tensor]
 
@@ -85,16 +86,22 @@ class Method(Protocol):
 
 
 def annealed(optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
-    """Set the learning rate of a step: half a cosine from the config's rate to 0 (Loshchilov & Hutter 2017)."""
-    rate = cosine(config.learning_rate, step, config.rounds * config.steps)
+    """Set the learning rate of a step: half a cosine from the group's rate to 0 (Loshchilov & Hutter 2017)."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = cosine(group.get("rate", config.learning_rate), step, config.rounds * config.steps)
 
 
 def cosine(rate: float, step: int, steps: int) -> float:
     """The learning rate at a step: from `rate` to 0 along half a cosine."""
     return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def optimizer_of(parameters: Iterable[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that the config names, for some parameters."""
+    if config.optimizer == "muon":
+        return Muon(parameters, rate=config.learning_rate, matrix_rate=config.muon_rate)
+    return torch.optim.Adam(parameters, lr=config.learning_rate, foreach=True)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from harmony.core.adaptive import SUREST, HeldOut
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint, save_checkpoint
-from harmony.core.config import TrainConfig, load_config, save_config
+from harmony.core.config import TrainConfig, read_toml, recorded_config, save_config
 from harmony.core.data import Dataset, load
 from harmony.core.errors import ArtifactMissing, Diverged, RunError, RunExists
 from harmony.core.models import FrontEnd
@@ -110,7 +110,7 @@ def resumed_config(out: Path) -> TrainConfig:
     """The config that the run in `out` began with."""
     if not out.is_dir():
         raise ArtifactMissing("no run here to resume", where=out, mend="check the path, or leave --resume away")
-    return load_config(out / CONFIG)
+    return _begun_with(out)
 
 
 def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
@@ -118,8 +118,12 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
         raise RunExists("this run folder is there already", where=out, mend="--resume it, or choose another --out")
     if not out.exists() and resume:
         raise ArtifactMissing("no run here to resume", where=out, mend="check the path, or leave --resume away")
-    if (out / CONFIG).exists() and load_config(out / CONFIG) != config:
+    if (out / CONFIG).exists() and _begun_with(out) != config:
         raise RunError("the run began with another config", where=out / CONFIG, mend="resume it without other settings")
+
+
+def _begun_with(out: Path) -> TrainConfig:
+    return recorded_config(read_toml(out / CONFIG), where=out / CONFIG)
 
 
 def _rounds(method: Method, members: Federation, out: Path, on_progress: Listener, look: Look | None) -> None:

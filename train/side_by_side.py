@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harmony.core import errors
-from harmony.core.config import TrainConfig, make_config
+from harmony.core.config import TrainConfig, recorded_config
 from harmony.core.errors import HarmonyError, RunError
 from harmony.train.runs import Progress, train
 
@@ -82,7 +82,7 @@ def _work(config: dict[str, Any], out: str, writer: Connection[Any, Any]) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        train(make_config(config), Path(out), on_progress=writer.send)
+        train(recorded_config(config), Path(out), on_progress=writer.send)
     except HarmonyError as error:
         writer.send((type(error).__name__, error.problem, error.where, error.field, error.mend))
 

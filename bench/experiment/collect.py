@@ -12,7 +12,7 @@ from harmony.bench.experiment.folders import RESULT, claimed, finished, folder_o
 from harmony.bench.experiment.grid import Cell, Grid, cells_of, meaning_of
 from harmony.bench.experiment.results import CellResult, ExperimentResult, FailedCell, rounded
 from harmony.bench.host import Watch
-from harmony.core.config import make_config
+from harmony.core.config import recorded_config
 from harmony.core.errors import ConfigError, HarmonyError
 from harmony.core.sealed import write_atomically
 from harmony.train.diagnose import Diagnosis
@@ -64,7 +64,7 @@ def _meanings(published: ExperimentResult) -> Iterator[tuple[str, CellResult]]:
     looks = {_names(cell): cell.looks for cell in cells_of(published.grid)}
     for one in published.cells:
         with suppress(ConfigError):  # trained with settings that this version no longer has
-            yield meaning_of(make_config(one.config), looks[_names(one)]), one
+            yield meaning_of(recorded_config(one.config), looks[_names(one)]), one
 
 
 def _names(one: Cell | CellResult) -> tuple[object, ...]:

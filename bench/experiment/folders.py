@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from harmony.bench.experiment.grid import Cell, meaning_of
 from harmony.bench.experiment.results import CellResult, rounded
-from harmony.core.config import make_config
+from harmony.core.config import recorded_config
 from harmony.core.errors import ArtifactCorrupt, ArtifactMissing, ConfigError, RunError
 from harmony.core.storage import storing, write_atomically
 from harmony.train.diagnose import Diagnosis, Midway
@@ -72,7 +72,7 @@ def _meaning(path: Path) -> str | None:
     """What the cell in a folder means to this version; None if it knows no such settings (any more)."""
     try:
         found = read_json(path, Settings)
-        return None if found is None else meaning_of(make_config(found.config), found.looks)
+        return None if found is None else meaning_of(recorded_config(found.config), found.looks)
     except (ArtifactCorrupt, ConfigError):
         return None
 
