@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's usual name
 from pydantic import Field
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from harmony.bench.host import Watch
 from harmony.bench.results import Host, Ratio, Summary, Versioned
@@ -23,7 +24,7 @@ from harmony.core.config import TrainConfig
 from harmony.core.data import load
 from harmony.core.errors import ConfigError, RunError
 from harmony.core.models import FrontEnd
-from harmony.core.spec import Architecture
+from harmony.core.spec import Architecture, Frozen
 from harmony.train.federation import Federation, federation
 from harmony.train.harmony import Harmony, Visit
 from harmony.train.method import Losses, annealed
@@ -32,21 +33,35 @@ TOLERANCE = 1e-4
 """How far a loss may be from the loop's, relative to 1 + its value: sums in another order round differently."""
 
 
+class Bound(Frozen):
+    """What arithmetic alone allows: nobody multiplies faster than the machine, however clients are batched.
+
+    flops: of convolutions and matrix products in one client-batch, forward and backward; peak: FLOP per CPU-second of
+    this machine's float32 matrix product on one thread, the best of all rounds; ratio: how many times the plain loop's
+    speed a training would have that does nothing else, at that peak.
+    """
+
+    flops: float
+    peak: float
+    ratio: float
+
+
 class TrainingBench(Versioned):
-    """Client-batches per CPU-second of both, and their ratio round by round.
+    """Client-batches per CPU-second of both, their ratio round by round, and the most that any batching could reach.
 
     difference: the largest of any term, client and round, as in TOLERANCE; peak_bytes: resident memory of the process.
     """
 
     FORMAT: ClassVar[str] = "harmony-bench-train"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     format: Literal["harmony-bench-train"] = "harmony-bench-train"
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     config: TrainConfig
     batched: Summary
     loop: Summary
     ratio: Ratio
+    bound: Bound
     difference: Annotated[float, Field(ge=0)]
     peak_bytes: int
     host: Host
@@ -118,25 +133,31 @@ def bench_training(
     batched, loop = Harmony(federation(config, data)), Loop(federation(config, data))
     methods: tuple[Harmony | Loop, ...] = (batched, loop)
     speeds: tuple[list[float], list[float]] = ([], [])
-    difference = 0.0
+    difference, peak = 0.0, 0.0
     for index in range(rounds + 1):
         losses = []
         # Both begin a round with the same bits: over many, Adam makes much of the last digits of sums in another order.
         loop.method.restore({name: value.clone() for name, value in batched.state().items()})
+        batches = config.steps * len(batched.federation.participants(index))
         for method, speed in zip(methods, speeds, strict=True):
             start = time.process_time()
             losses.append(method.round(index))
-            speed.append(config.steps * len(batched.federation.participants(index)) / (time.process_time() - start))
+            speed.append(batches / (time.process_time() - start))
+        peak = max(peak, _peak_flops())
         difference = max(difference, _difference(*losses))
         on_round(index + 1, rounds + 1)
     if not difference <= TOLERANCE:
         raise RunError(f"losses differ by {difference:.2g}, more than {TOLERANCE:g}: not the same training")
-    ours, theirs = (speed[1:] for speed in speeds)
+    with FlopCounterMode(display=False) as counter:
+        batched.round(rounds)
+    ours, theirs = (summarise(speed[1:]) for speed in speeds)
+    flops = counter.get_total_flops() / batches
     return TrainingBench(
         config=config,
-        batched=summarise(ours),
-        loop=summarise(theirs),
-        ratio=ratio([one / other for one, other in zip(ours, theirs, strict=True)]),
+        batched=ours,
+        loop=theirs,
+        ratio=ratio([one / other for one, other in zip(*(speed[1:] for speed in speeds), strict=True)]),
+        bound=Bound(flops=flops, peak=peak, ratio=peak / flops / theirs.median),
         difference=difference,
         peak_bytes=_peak(),
         host=watch.host(),
@@ -155,6 +176,16 @@ def _difference(one: Losses, other: Losses) -> float:
         float(((value - other.terms[name]).abs() / (1 + other.terms[name].abs())).max())
         for name, value in one.terms.items()
     )
+
+
+def _peak_flops(side: int = 1024, tries: int = 3) -> float:
+    """FLOP per CPU-second of a square float32 matrix product."""
+    one, best = torch.rand(side, side), float("inf")
+    for _ in range(tries):
+        start = time.process_time()
+        torch.mm(one, one)
+        best = min(best, time.process_time() - start)
+    return 2 * side**3 / best
 
 
 def _peak() -> int:
