@@ -84,7 +84,7 @@ class Loop:
         config, clients = self.federation.config, self.federation.participants(index)
         losses = Losses.zeros(("gate1", "gate2", "server", "contrast"), len(self.federation.clients))
         for step in range(index * config.steps, (index + 1) * config.steps):
-            annealed((self.method.cloud.optimizer, self.method.aggregator), config, step)
+            annealed((self.method.cloud.optimizer, self.method.aggregator), step, config.rounds * config.steps)
             self.method.cloud.optimizer.zero_grad()
             self.method.aggregator.zero_grad()
             for visit in self.method.visits(step, clients):

@@ -111,7 +111,7 @@ class HarmonyConfig(Table):
     it off); temperature: of that loss; personalize: what a client makes its own at the end: its heads, over the shared
     extractor, or its whole front end but the gates; personalize_epochs: passes over its own images that train the heads
     (0 leaves them as the gate's rows); personalize_steps, personalize_rate: batches of its own images that then train
-    the whole front end, and their learning rate.
+    the whole front end, and their learning rate (Muon's changes with it as Adam's does).
     """
 
     simulate: bool = True

@@ -74,7 +74,8 @@ class Harmony:
         return losses.mean(steps)
 
     def _step(self, step: int, clients: list[int], losses: Losses) -> None:
-        annealed((self.cloud.optimizer, self.aggregator), self.federation.config, step)
+        config = self.federation.config
+        annealed((self.cloud.optimizer, self.aggregator), step, config.rounds * config.steps)
         visits = list(self.visits(step, clients))
         forward = [self._forward(number, visit, step, losses) for number, visit in enumerate(visits)]
         learnt = self.cloud.learn([upload for upload, _, _ in forward])
@@ -82,7 +83,7 @@ class Harmony:
         losses.add("server", ids, learnt.each.view(len(ids), -1).mean(1))
         losses.add("contrast", ids, learnt.contrast.expand(len(ids)))
         self.aggregator.zero_grad(set_to_none=True)
-        share = torch.tensor(self.federation.config.gamma / 2 / len(clients))
+        share = torch.tensor(config.gamma / 2 / len(clients))
         for (_, feature, own_loss), gradient in zip(forward, learnt.gradients, strict=True):
             torch.autograd.backward([feature, own_loss], [self.post(gradient).feature, share])
         sums = {name: value.grad for name, value in self.shared.items() if value.grad is not None}

@@ -69,7 +69,7 @@ class LocalTraining:
         parameters = [*self.front_ends[client].parameters(), *self.back_ends[client].parameters()]
         optimizer = optimizer_of(parameters, config)
         for step in range(index * config.steps, (index + 1) * config.steps):
-            annealed((optimizer,), config, step)
+            annealed((optimizer,), step, config.rounds * config.steps)
             optimizer.zero_grad(set_to_none=True)
             self._loss(client, step, losses).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -85,11 +85,11 @@ class Method(Protocol):
         ...
 
 
-def annealed(optimizers: Sequence[torch.optim.Optimizer], config: TrainConfig, step: int) -> None:
-    """Set the learning rate of a step: half a cosine from the group's rate to 0 (Loshchilov & Hutter 2017)."""
+def annealed(optimizers: Sequence[torch.optim.Optimizer], step: int, steps: int) -> None:
+    """Set the learning rates of a step: half a cosine from each group's first to 0 (Loshchilov & Hutter 2017)."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = cosine(group.get("rate", config.learning_rate), step, config.rounds * config.steps)
+            group["lr"] = cosine(group["rate"], step, steps)
 
 
 def cosine(rate: float, step: int, steps: int) -> float:
@@ -97,11 +97,15 @@ def cosine(rate: float, step: int, steps: int) -> float:
     return rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def optimizer_of(parameters: Iterable[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that the config names, for some parameters."""
+def optimizer_of(parameters: Iterable[Tensor], config: TrainConfig, rate: float | None = None) -> torch.optim.Optimizer:
+    """The optimizer that the config names, for some parameters, to be `annealed`.
+
+    rate: the first learning rate of Adam, instead of the config's; Muon's is changed in proportion.
+    """
+    first = config.learning_rate if rate is None else rate
     if config.optimizer == "muon":
-        return Muon(parameters, rate=config.learning_rate, matrix_rate=config.muon_rate)
-    return torch.optim.Adam(parameters, lr=config.learning_rate, foreach=True)
+        return Muon(parameters, rate=first, matrix_rate=config.muon_rate * first / config.learning_rate)
+    return torch.optim.Adam([{"params": list(parameters), "rate": first}], lr=first, foreach=True)
 
 
 @contextmanager

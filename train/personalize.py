@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harmony.core.models import ExitHead, FrontEnd
 from harmony.train.federation import FRONT_END, HEADS, Federation, stream
 from harmony.train.losses import masked_cross_entropy
-from harmony.train.method import cosine
+from harmony.train.method import annealed, optimizer_of
 
 BATCH = 64
 EVALUATED = 256
@@ -40,10 +40,10 @@ def personal_front_end(federation: Federation, index: int, front_end: FrontEnd) 
     before, shared = _held_out_loss(federation, index, front_end), copy.deepcopy(front_end.state_dict())
     settings = federation.config.harmony
     moving = [value for name, value in front_end.named_parameters() if ".gate." not in name]
-    optimizer = torch.optim.Adam(moving, lr=settings.personalize_rate)
+    optimizer = optimizer_of(moving, federation.config, settings.personalize_rate)
     train = federation.clients[index].train
     for step in range(settings.personalize_steps):
-        optimizer.param_groups[0]["lr"] = cosine(settings.personalize_rate, step, settings.personalize_steps)
+        annealed((optimizer,), step, settings.personalize_steps)
         drawn = stream(federation.config.seed, FRONT_END, index, step).choice(train, BATCH, replace=len(train) < BATCH)
         optimizer.zero_grad(set_to_none=True)
         _exit_loss(federation, index, front_end, drawn).backward()  # type: ignore[no-untyped-call]
