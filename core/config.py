@@ -143,7 +143,8 @@ class TrainConfig(Table):
 
     A round is `steps` batches of every client that takes part. participation: the share of clients drawn for a round.
     optimizer: what takes the steps of training; learning_rate: Adam's at the start; muon_rate: Muon's, for convolutions
-    (the rest stays Adam's); both are annealed to 0. gamma: weight of the exits' loss against the back end's.
+    (the rest stays Adam's); both are annealed to 0. precision: of layers and what lies between them while training;
+    weights, losses and whatever is saved are float32. gamma: weight of the exits' loss against the back end's.
     """
 
     method: Method = "harmony"
@@ -164,6 +165,7 @@ class TrainConfig(Table):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
     optimizer: Literal["adam", "muon"] = "adam"
     muon_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
+    precision: Literal["float32", "bfloat16"] = "float32"
     gamma: Share = 0.5
     tokens: TokenConfig = TokenConfig()
     exits: ExitConfig = ExitConfig()
@@ -198,18 +200,19 @@ class TrainConfig(Table):
 
 
 # What differs between methods where a config is silent: no rival has a gate head, and SplitGP has one exit, at the cut.
-# Half the rate suits those that share no weights, and slices: docs/algorithm.md says where that was found.
-_NO_GATE: dict[str, Any] = {"exits": {"score": "entropy", "pass1": 1.0}}
-_SLOWER: dict[str, Any] = _NO_GATE | {"learning_rate": 2e-3}
+# Other rates suit those that share no weights, and slices: docs/algorithm.md says where that was found.
+_MUON: dict[str, Any] = {"optimizer": "muon"}
+_NO_GATE: dict[str, Any] = _MUON | {"exits": {"score": "entropy", "pass1": 1.0}}
+_OWN_WEIGHTS: dict[str, Any] = _NO_GATE | {"learning_rate": 2e-3, "muon_rate": 0.05}
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "harmony": {"optimizer": "muon"},
+    "harmony": _MUON,
     "splitgp": _NO_GATE,
-    "local": _SLOWER,
+    "local": _OWN_WEIGHTS,
     "lg_fedavg": _NO_GATE,
-    "heterofl": _SLOWER,
-    "fedproto": _SLOWER,
-    "fedtgp": _SLOWER,
-    "fedgh": _SLOWER,
+    "heterofl": _NO_GATE | {"learning_rate": 2e-3},
+    "fedproto": _OWN_WEIGHTS,
+    "fedtgp": _OWN_WEIGHTS,
+    "fedgh": _OWN_WEIGHTS,
 }
 
 
