@@ -21,12 +21,13 @@ from harmony.bench.host import Watch
 from harmony.bench.results import Host, Ratio, Summary, Versioned
 from harmony.bench.statistics import ratio, summarise
 from harmony.core.config import TrainConfig
-from harmony.core.data import load
+from harmony.core.data import Dataset, load
 from harmony.core.errors import ConfigError, RunError
-from harmony.core.models import FrontEnd
+from harmony.core.models import FrontEnd, Kernels, computed_by
 from harmony.core.spec import Architecture, Frozen
 from harmony.train.federation import Federation, federation
 from harmony.train.harmony import Harmony, Visit
+from harmony.train.kernels import kernels_for
 from harmony.train.method import Losses, annealed
 
 TOLERANCE = 1e-4
@@ -46,10 +47,19 @@ class Bound(Frozen):
     ratio: float
 
 
+class Rough(Frozen):
+    """The batched step with `precision = "bfloat16"`, its ratio to the loop in float32, and how far losses part."""
+
+    speed: Summary
+    ratio: Ratio
+    difference: float
+
+
 class TrainingBench(Versioned):
     """Client-batches per CPU-second of both, their ratio round by round, and the most that any batching could reach.
 
-    difference: the largest of any term, client and round, as in TOLERANCE; peak_bytes: resident memory of the process.
+    difference: the largest of any term, client and round, as in TOLERANCE; bfloat16: None where there is no C compiler;
+    peak_bytes: resident memory of the process.
     """
 
     FORMAT: ClassVar[str] = "harmony-bench-train"
@@ -63,6 +73,7 @@ class TrainingBench(Versioned):
     ratio: Ratio
     bound: Bound
     difference: Annotated[float, Field(ge=0)]
+    bfloat16: Rough | None
     peak_bytes: int
     host: Host
 
@@ -130,38 +141,53 @@ def bench_training(
     _check(config)
     watch, data = Watch(), load(config.data.name)
     torch.set_num_threads(config.threads)
-    batched, loop = Harmony(federation(config, data)), Loop(federation(config, data))
-    methods: tuple[Harmony | Loop, ...] = (batched, loop)
-    speeds: tuple[list[float], list[float]] = ([], [])
-    difference, peak = 0.0, 0.0
+    batched, loop, rough = Harmony(federation(config, data)), Loop(federation(config, data)), _rough(config, data)
+    runners: list[tuple[Harmony | Loop, Kernels | None]] = [
+        (batched, None),
+        (loop, None),
+        *([] if rough is None else [rough]),
+    ]
+    speeds: list[list[float]] = [[] for _ in runners]
+    differences, peak = [0.0 for _ in runners], 0.0
     for index in range(rounds + 1):
         losses = []
-        # Both begin a round with the same bits: over many, Adam makes much of the last digits of sums in another order.
-        loop.method.restore({name: value.clone() for name, value in batched.state().items()})
+        # All begin a round with the same bits: over many, Adam makes much of the last digits of sums in another order.
+        begin = {name: value.clone() for name, value in batched.state().items()}
         batches = config.steps * len(batched.federation.participants(index))
-        for method, speed in zip(methods, speeds, strict=True):
+        for (method, kernels), speed in zip(runners, speeds, strict=True):
+            (method.method if isinstance(method, Loop) else method).restore(begin)
             start = time.process_time()
-            losses.append(method.round(index))
+            with computed_by(kernels):
+                losses.append(method.round(index))
             speed.append(batches / (time.process_time() - start))
         peak = max(peak, _peak_flops())
-        difference = max(difference, _difference(*losses))
+        differences = [max(known, _difference(losses[0], one)) for known, one in zip(differences, losses, strict=True)]
         on_round(index + 1, rounds + 1)
-    if not difference <= TOLERANCE:
-        raise RunError(f"losses differ by {difference:.2g}, more than {TOLERANCE:g}: not the same training")
+    if not differences[1] <= TOLERANCE:
+        raise RunError(f"losses differ by {differences[1]:.2g}, more than {TOLERANCE:g}: not the same training")
     with FlopCounterMode(display=False) as counter:
         batched.round(rounds)
-    ours, theirs = (summarise(speed[1:]) for speed in speeds)
-    flops = counter.get_total_flops() / batches
+    counted = [speed[1:] for speed in speeds]
+    ratios = [ratio([one / other for one, other in zip(speed, counted[1], strict=True)]) for speed in counted]
+    flops, theirs = counter.get_total_flops() / batches, summarise(counted[1])
     return TrainingBench(
         config=config,
-        batched=ours,
+        batched=summarise(counted[0]),
         loop=theirs,
-        ratio=ratio([one / other for one, other in zip(*(speed[1:] for speed in speeds), strict=True)]),
+        ratio=ratios[0],
         bound=Bound(flops=flops, peak=peak, ratio=peak / flops / theirs.median),
-        difference=difference,
+        difference=differences[1],
+        bfloat16=Rough(speed=summarise(counted[2]), ratio=ratios[2], difference=differences[2]) if rough else None,
         peak_bytes=_peak(),
         host=watch.host(),
     )
+
+
+def _rough(config: TrainConfig, data: Dataset) -> tuple[Harmony, Kernels | None] | None:
+    try:
+        return Harmony(federation(config, data)), kernels_for("bfloat16")
+    except RunError:
+        return None
 
 
 def _check(config: TrainConfig) -> None:

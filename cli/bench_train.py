@@ -56,10 +56,11 @@ def _print_table(result: TrainingBench) -> None:
     from harmony.cli.output import print_table
 
     config, ratio = result.config, result.ratio
-    rows = [
-        (name, f"{one.median:.1f}", f"{one.min:.1f}")
-        for name, one in (("HARMONY", result.batched), ("plain loop", result.loop))
-    ]
+    speeds = [("HARMONY", result.batched), ("plain loop", result.loop)]
+    if (rough := result.bfloat16) is not None:
+        name = f"HARMONY in bfloat16: {rough.ratio.median:.2f}×, losses differ by {rough.difference:.1e}"
+        speeds.append((name, rough.speed))
+    rows = [(name, f"{one.median:.1f}", f"{one.min:.1f}") for name, one in speeds]
     clients = config.partition.clients
     print_table(
         f"{clients} clients, {len(config.architectures)} architectures, batch {config.batch}: "

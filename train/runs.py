@@ -22,7 +22,7 @@ from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_check
 from harmony.core.config import TrainConfig, read_toml, recorded_config, save_config
 from harmony.core.data import Dataset, load
 from harmony.core.errors import ArtifactMissing, Diverged, RunError, RunExists
-from harmony.core.models import FrontEnd
+from harmony.core.models import FrontEnd, Kernels, computed_by
 from harmony.core.scores import Floats, score
 from harmony.core.sealed import storing
 from harmony.train.calibrate import calibrate
@@ -32,6 +32,7 @@ from harmony.train.fedproto import FedProto
 from harmony.train.fedtgp import FedTGP
 from harmony.train.harmony import Harmony
 from harmony.train.heterofl import HeteroFL
+from harmony.train.kernels import kernels_for
 from harmony.train.lg_fedavg import LGFedAvg
 from harmony.train.local import Local
 from harmony.train.method import Losses, Method, Trained
@@ -95,14 +96,16 @@ def train(
     torch.set_num_threads(config.threads)
     dataset = dataset or load(config.data.name, data_dir=Path(config.data.folder) if config.data.folder else None)
     members = federation(config, dataset)
-    method = METHODS[config.method](members)
-    # Nothing is written before data, partition and architectures are known to be good.
+    method, kernels = METHODS[config.method](members), kernels_for(config.precision)
+    # Nothing is written before data, partition, architectures and compiler are known to be good.
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
     if not (out / CONFIG).exists():
         save_config(config, out / CONFIG)
-    _rounds(method, members, out, on_progress, look)
-    _save_trained(method.finish(), members, method.gate, out)
+    _rounds(method, kernels, members, out, on_progress=on_progress, look=look)
+    with computed_by(kernels):
+        trained = method.finish()
+    _save_trained(trained, members, method.gate, out)
     return out / CHECKPOINT
 
 
@@ -126,7 +129,9 @@ def _begun_with(out: Path) -> TrainConfig:
     return recorded_config(read_toml(out / CONFIG), where=out / CONFIG)
 
 
-def _rounds(method: Method, members: Federation, out: Path, on_progress: Listener, look: Look | None) -> None:
+def _rounds(
+    method: Method, kernels: Kernels | None, members: Federation, out: Path, *, on_progress: Listener, look: Look | None
+) -> None:
     config, data = members.config, _fingerprint(members.dataset)
     history: dict[str, tuple[float, ...]] = {}
     start = 0
@@ -142,7 +147,8 @@ def _rounds(method: Method, members: Federation, out: Path, on_progress: Listene
     if start == 0:
         _show(look, 0, method, members)
     for index in range(start, config.rounds):
-        losses = method.round(index)
+        with computed_by(kernels):
+            losses = method.round(index)
         _check_finite(losses, index, out)
         means = {name: float(value.mean()) for name, value in losses.terms.items()}
         history = {name: (*history.get(name, ()), value) for name, value in means.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from harmony.core.models.blocks import ConvDown, ConvNorm, ResidualBlock
+from harmony.core.models.blocks import ConvDown, ConvNorm, ResidualBlock, exact
 from harmony.core.spec import FeatureSpec
 
 
@@ -23,8 +23,7 @@ class BackEnd(nn.Module):
 
     def embed(self, feature: Tensor) -> Tensor:
         """(n, *FeatureSpec.shape) → (n, 2 · width), what the classifier and the contrast look at."""
-        out: Tensor = self.body(feature).mean((2, 3))
-        return out
+        return exact(self.body(feature)).mean((2, 3))
 
     def forward(self, feature: Tensor) -> Tensor:
         """Token logits (n, tokens)."""

@@ -1,10 +1,17 @@
 """Building blocks of the families. Only operators that export, quantise and train on a device are used.
 
+Convolutions and normalisations are called through `convolved` and `normalised`, so that training may bring faster
+kernels (`computed_by`); everything else, export above all, sees PyTorch's own.
+
 Every weight of a narrow block is a leading slice of the same weight in a wide one, and GroupNorm's groups have a fixed
 number of channels, so that a slice of a super-network is itself a network (HeteroFL, Diao et al. 2021).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +32,56 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // GROUP, channels)
 
 
+class Kernels(Protocol):
+    """How convolutions and normalisations are computed. What lies between them may be of lower precision."""
+
+    def convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
+        """As the module: (n, c, h, w) → (n, outputs, h', w')."""
+        ...
+
+    def normalise(self, norm: nn.GroupNorm, x: Tensor, add: Tensor | None, *, relu: bool) -> Tensor:
+        """The module's output, plus `add`, then ReLU: all (n, c, h, w)."""
+        ...
+
+
+class _Current:
+    """What computes now; None: PyTorch."""
+
+    kernels: Kernels | None = None
+
+
+@contextmanager
+def computed_by(kernels: Kernels | None) -> Iterator[None]:
+    """Compute the blocks' convolutions and normalisations by these kernels within the block; None: by PyTorch."""
+    before, _Current.kernels = _Current.kernels, kernels
+    try:
+        yield
+    finally:
+        _Current.kernels = before
+
+
+def convolved(convolution: nn.Module, x: Tensor) -> Tensor:
+    """(n, c, h, w) → the convolution's output."""
+    if _Current.kernels is not None and isinstance(convolution, nn.Conv2d):
+        return _Current.kernels.convolve(convolution, x)
+    out: Tensor = convolution(x)
+    return out
+
+
+def normalised(norm: nn.Module, x: Tensor, *, add: Tensor | None = None, relu: bool = False) -> Tensor:
+    """(n, c, h, w) → normalised, plus `add`, then ReLU."""
+    if _Current.kernels is not None and isinstance(norm, nn.GroupNorm):
+        return _Current.kernels.normalise(norm, x, add, relu=relu)
+    out: Tensor = norm(x)
+    out = out if add is None else add + out
+    return torch.relu(out) if relu else out
+
+
+def exact(x: Tensor) -> Tensor:
+    """x in float32, whatever the kernels left it in."""
+    return x if _Current.kernels is None else x.float()
+
+
 class ConvNorm(nn.Sequential):
     """Convolution, GroupNorm, ReLU."""
 
@@ -32,6 +89,10 @@ class ConvNorm(nn.Sequential):
         super().__init__(
             nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False), norm(outputs), nn.ReLU()
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) → (n, outputs, ⌈h/stride⌉, ⌈w/stride⌉)."""
+        return normalised(self[1], convolved(self[0], x), relu=True)
 
 
 class ResidualBlock(nn.Module):
@@ -45,7 +106,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Residual sum, then ReLU."""
-        return torch.relu(x + self.norm(self.second(self.first(x))))
+        return normalised(self.norm, convolved(self.second, self.first(x)), add=x, relu=True)
 
 
 class InvertedResidual(nn.Module):
@@ -64,8 +125,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Linear bottleneck: no activation after the projection."""
-        out: Tensor = x + self.norm2(self.project(torch.relu(self.norm1(self.depthwise(self.expand(x))))))
-        return out
+        inner = normalised(self.norm1, convolved(self.depthwise, self.expand(x)), relu=True)
+        return normalised(self.norm2, convolved(self.project, inner), add=x)
 
 
 class PooledAttention(nn.Module):
@@ -89,10 +150,11 @@ class PooledAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Identity plus attention."""
-        y = self.norm(x)
-        pooled = self.pool(y)
+        y = normalised(self.norm, x)
+        pooled = convolved(self.pool, y)
         # Three axes and torch.bmm, softmax over the last one: the forms that XNNPACK takes.
-        query, key, value = (_heads(part) for part in (self.query(y), self.key(pooled), self.value(pooled)))
+        parts = convolved(self.query, y), convolved(self.key, pooled), convolved(self.value, pooled)
+        query, key, value = (_heads(part) for part in parts)
         weights = torch.softmax(torch.bmm(query.transpose(1, 2), key), dim=2)
         seen = torch.bmm(weights, value.transpose(1, 2)).transpose(1, 2)
         return x + seen.reshape(x.shape)
@@ -123,8 +185,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Both parts normalise what they read, not what they add to."""
         x = self.attention(x)
-        out: Tensor = x + self.project(torch.relu(self.expand(self.norm(x))))
-        return out
+        inner = torch.relu(convolved(self.expand, normalised(self.norm, x)))
+        return x + convolved(self.project, inner)
 
 
 class SeparableDown(nn.Module):
@@ -138,7 +200,7 @@ class SeparableDown(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs, h, w) → (n, outputs, ⌈h/2⌉, ⌈w/2⌉)."""
-        out: Tensor = self.pointwise(torch.relu(self.norm(self.depthwise(x))))
+        out: Tensor = self.pointwise(normalised(self.norm, convolved(self.depthwise, x), relu=True))
         return out
 
 

@@ -22,6 +22,7 @@ from harmony.core.models.blocks import (
     InvertedResidual,
     ResidualBlock,
     SeparableDown,
+    exact,
 )
 from harmony.core.spec import Architecture, FeatureSpec, ImageSpec
 
@@ -67,7 +68,7 @@ class ExitHead(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) → (n, width)."""
         # keepdim, then flatten: XNNPACK delegates this form of the global mean, and not the one that drops the axes
-        out: Tensor = self.trunk(x).mean((2, 3), keepdim=True).flatten(1)
+        out: Tensor = exact(self.trunk(x)).mean((2, 3), keepdim=True).flatten(1)
         return out
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -104,8 +105,7 @@ class FrontEnd(nn.Module):
 
     def upper(self, hidden: Tensor) -> Tensor:
         """Stage 2 and neck: hidden → feature (n, *FeatureSpec.shape)."""
-        out: Tensor = self.neck(self.stage2(self.down(hidden)))
-        return out
+        return exact(self.neck(self.stage2(self.down(hidden))))
 
     def forward(self, image: Tensor) -> FrontOut:
         """Both exits and the feature of (n, C, H, W) scaled images."""

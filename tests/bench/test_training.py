@@ -28,6 +28,7 @@ def test_the_loop_sees_the_losses_of_the_batched_training_round_after_round() ->
     assert result.difference <= 1e-4
     assert result.ratio.rounds == 2
     assert result.ratio.low <= result.ratio.median <= result.ratio.high
+    assert result.bfloat16 is None or 1e-6 < result.bfloat16.difference < 0.1
     assert result.bound.flops > 1e6
     assert result.bound.ratio == pytest.approx(result.bound.peak / result.bound.flops / result.loop.median)
     assert result.bound.ratio > result.ratio.median  # nobody is faster than arithmetic
