@@ -59,6 +59,7 @@ def train(
     harmony train --out runs/gp --method splitgp                     a rival, with the same budget
     harmony train --out runs/c10 --data cifar10 --clients 20 --arch resnet-w16-d1 --arch mobilenet-w24-d2
     harmony train --out runs/sh --set partition.kind='"shards"' --set partition.shards_per_client=2
+    harmony train --out runs/bf16 --set precision='"bfloat16"'        faster where the processor has AMX
     harmony train --print-config > mine.toml; harmony train --config mine.toml --out runs/mine
     harmony train --out runs/first --resume                          after a kill or a power cut
     """
