@@ -154,8 +154,8 @@ def test_local_clients_learn_nothing_of_each_other(rival_config: Settings, image
 
 
 def test_lg_fedavg_averages_the_back_end_and_no_front_end(rival: Rival) -> None:
-    method = rival("lg_fedavg", architectures=["resnet-w8-d1"], learning_rate=0.004)
-    alone = rival("local", architectures=["resnet-w8-d1"], learning_rate=0.004)
+    over: dict[str, Any] = {"architectures": ["resnet-w8-d1"], "learning_rate": 0.004, "muon_rate": 0.02}
+    method, alone = rival("lg_fedavg", **over), rival("local", **over)
     method.round(0)
     alone.round(0)
     together, apart = method.peek(), alone.peek()
@@ -167,7 +167,7 @@ def test_lg_fedavg_averages_the_back_end_and_no_front_end(rival: Rival) -> None:
 
 
 def test_splitgp_keeps_a_share_within_an_architecture_and_nothing_across(rival: Rival) -> None:
-    over: dict[str, Any] = {"splitgp": {"mixing": 0.25}, "learning_rate": 0.004}
+    over: dict[str, Any] = {"splitgp": {"mixing": 0.25}, "learning_rate": 0.004, "muon_rate": 0.02}
     method, alone = rival("splitgp", **over), rival("local", **over)
     method.round(0)
     alone.round(0)

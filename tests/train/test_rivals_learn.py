@@ -108,7 +108,7 @@ def test_fedproto_means_weigh_every_image_alike_and_a_class_without_images_keeps
 
 def test_clients_upload_the_mean_embedding_of_each_of_their_classes(rival: Rival) -> None:
     """At a rate of nearly 0 the embeddings of a round are those of the weights that it began with."""
-    method = rival("fedproto", learning_rate=1e-30)
+    method = rival("fedproto", learning_rate=1e-30, muon_rate=1e-30)
     assert isinstance(method, FedProto)
     seen: list[Uploads] = []
     method.learn = lambda uploads, losses: seen.append(uploads)  # type: ignore[method-assign]

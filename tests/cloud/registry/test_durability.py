@@ -145,6 +145,19 @@ def client_connection(client: Client) -> Any:
     return socket.create_connection((client.host, int(client.port)), timeout=20)
 
 
+def test_who_comes_while_another_makes_the_file_waits_for_it(tmp_path: Path) -> None:
+    """SQLite itself does not wait for the lock that its write-ahead log needs once."""
+    file = tmp_path / "registry.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    done = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
+    done.start()
+    with Registry(locate(f"sqlite:///{file}", tmp_path / "bundles"), create=True) as registry:
+        assert registry.check() == 0
+    done.join()
+    other.close()
+
+
 def test_two_processes_share_a_registry(url: str, bundle_of: Make, tmp_path: Path) -> None:
     """Both make it, both migrate it, both register: one after the other, without an error."""
     store, bundles = tmp_path / "bundles", [bundle_of(f"run{number}") for number in range(10)]
