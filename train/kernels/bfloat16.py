@@ -55,11 +55,10 @@ class FusedNorm(torch.autograd.Function):
         x = x.contiguous(memory_format=LAST)
         add = None if add is None else add.contiguous(memory_format=LAST)
         n, channels, height, width = x.shape
-        out, weight = torch.empty_like(x), weight.contiguous()
+        out, weight, bias = torch.empty_like(x), weight.contiguous(), bias.contiguous()
         mean, rate = (torch.empty(n, channels // GROUP) for _ in range(2))
-        forward = compiled().forward[x.dtype]
-        sizes = n, height * width, channels
-        forward(*map(_at, (x, add, out, weight, bias.contiguous(), mean, rate)), *sizes, epsilon, relu)
+        given = x, add, out, weight, bias, mean, rate  # named, so that they live until the kernel is done
+        compiled().forward[x.dtype](*map(_at, given), n, height * width, channels, epsilon, relu)
         ctx.save_for_backward(x, out, weight, mean, rate)
         ctx.relu, ctx.added = relu, add is not None
         return out
@@ -72,9 +71,8 @@ class FusedNorm(torch.autograd.Function):
         n, channels, height, width = x.shape
         to_x, to_add = torch.empty_like(x), torch.empty_like(x) if ctx.added else None
         to_weight, to_bias = torch.zeros(channels), torch.zeros(channels)
-        backward = compiled().backward[x.dtype]
         given = slope, x, out, weight, mean, rate, to_x, to_add, to_weight, to_bias
-        backward(*map(_at, given), n, height * width, channels, ctx.relu)
+        compiled().backward[x.dtype](*map(_at, given), n, height * width, channels, ctx.relu)
         return to_x, to_weight, to_bias, to_add, None, None
 
 
