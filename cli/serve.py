@@ -52,6 +52,9 @@ def serve(
     ] = 4096,
     max_batch: Annotated[int, typer.Option(help="Most samples in a request, and in a run of the model.")] = 32,
     queue_seconds: Annotated[float, typer.Option(help="Refuse (503) what would wait longer than this.")] = 0.5,
+    body_seconds: Annotated[
+        float, typer.Option(help="Refuse (408) a body that takes longer to arrive; more for slow links.")
+    ] = 20.0,
     drain_seconds: Annotated[int, typer.Option(help="On a stop, wait this long for answers under way.")] = 8,
     workers: Annotated[int, typer.Option(help="Processes that share the port.")] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve with its HAProxy, instead of our server.")] = False,
@@ -109,6 +112,7 @@ def serve(
         max_connections=max_connections,
         max_batch=max_batch,
         queue_seconds=queue_seconds,
+        body_seconds=body_seconds,
         drain_seconds=drain_seconds,
         workers=workers,
         otel=otel,
