@@ -146,6 +146,13 @@ def test_slow_and_silent_connections_do_not_starve_others(client: Client, tensor
             connection.close()
 
 
+def test_body_seconds_can_be_set(bundle: Bundle, client_of: ClientOf) -> None:
+    with running_service(bundle.folder, "--body-seconds", "0.1") as service, opened(client_of(service)) as connection:
+        connection.sendall(head(client_of(service), "Content-Length: 1000") + b"x" * 10)
+        status, body = read_answer(connection)
+        assert (status, b"did not arrive within 0.1 seconds" in body) == (408, True)
+
+
 def test_a_flood_of_connections_closes_its_own(
     bundle: Bundle, client_of: ClientOf, tensor: Tensor, features: Features
 ) -> None:
