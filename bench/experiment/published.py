@@ -107,15 +107,21 @@ def _in_order(results: Sequence[ExperimentResult]) -> list[ExperimentResult]:
 
 
 def readme_block(results: Sequence[ExperimentResult], page: Path) -> str:
-    """The Markdown between the marks of the README: the headline grids, a table a place that is whole in all seeds."""
-    parts = []
-    for result in _in_order(results):
-        whole = [place for place in places(result) if all(line.whole for line in lines(result, place))]
-        if result.grid.headline and whole:
-            tables = [accuracy(result, place, HEADLINE) for place in whole]
-            parts += [f"## {result.grid.title}", HEADLINE_READING, *map(_with_title, tables), _provenance(result)]
+    """The Markdown between the marks of the README: the headline grids, of what is whole in all seeds."""
+    parts = [part for result in _in_order(results) if result.grid.headline for part in _headline(result)]
     link = f"Every table and plot of the experiments: [{page.parent.name}/{page.name}]({page.parent.name}/{page.name})."
     return "\n\n".join([*parts, link])
+
+
+def _headline(result: ExperimentResult) -> list[str]:
+    """One grid: a table beside published figures if it names some, otherwise one a place. Empty if nothing is whole."""
+    title = f"## {result.grid.title}"
+    if (beside := beside_published(result, whole=True)) is not None:
+        ours = len(beside.rows) > len(result.grid.published)
+        return [title, result.grid.about, beside.markdown(), _sources(result), _provenance(result)] if ours else []
+    whole = [place for place in places(result) if all(line.whole for line in lines(result, place))]
+    tables = [_with_title(accuracy(result, place, HEADLINE)) for place in whole]
+    return [title, HEADLINE_READING, *tables, _provenance(result)] if tables else []
 
 
 def section(result: ExperimentResult, plots: Sequence[str], folder: str) -> str:
@@ -132,7 +138,7 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
     spots = places(result)
     if (beside := beside_published(result)) is not None:
         yield _with_title(beside)
-        yield " ".join(f"{names}: {source}." for source, names in _sources(result).items())
+        yield _sources(result)
     for place in spots:
         yield _with_title(accuracy(result, place))
         if len(set(result.grid.rhos)) > 1:
@@ -158,12 +164,12 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
         yield from map(_with_title, alike)
 
 
-def _sources(result: ExperimentResult) -> dict[str, str]:
+def _sources(result: ExperimentResult) -> str:
     """Where published figures come from, and whose they are."""
     sources: dict[str, str] = {}
     for other in result.grid.published:
         sources[other.source] = f"{sources[other.source]}, {other.name}" if other.source in sources else other.name
-    return sources
+    return " ".join(f"{names}: {source}." for source, names in sources.items())
 
 
 def _with_title(table: Table) -> str:

@@ -154,8 +154,11 @@ def gates(result: ExperimentResult, place: Place) -> Table | None:
     return Table(place.label, ("gate", "AUROC", "FPR95", low, high, "own sent", "seeds"), tuple(rows))
 
 
-def beside_published(result: ExperimentResult) -> Table | None:
-    """Accuracy at the smallest ρ, a column a data entry, published figures first; None if the grid names none."""
+def beside_published(result: ExperimentResult, *, whole: bool = False) -> Table | None:
+    """Accuracy at the smallest ρ, a column a data entry, published figures first; None if the grid names none.
+
+    whole: only methods of ours that miss no seed anywhere.
+    """
     grid, low = result.grid, metrics(result)["low"]
     if not grid.published:
         return None
@@ -167,6 +170,8 @@ def beside_published(result: ExperimentResult) -> Table | None:
     for method, split, family in product(grid.methods, grid.splits, grid.families):
         spots = [Place(name, split.name, family.name) for name in names]
         found = [next((one for one in lines(result, spot) if one.method == method.name), None) for spot in spots]
+        if whole and not all(line is not None and line.whole for line in found):
+            continue
         label = ", ".join([f"{method.name}, here", *(one.name for one in (split, family) if one.name != "all")])
         rows.append((label, *(_with_seeds(line, low) for line in found)))
     return Table("Beside published figures", ("method", *names), tuple(rows))

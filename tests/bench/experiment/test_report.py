@@ -152,6 +152,20 @@ def test_published_figures_stand_beside_ours(result: ExperimentResult) -> None:
     assert row(table, "HARMONY, here, two families")["few"] == "–"
 
 
+def test_the_readme_shows_published_figures_beside_what_is_whole(result: ExperimentResult) -> None:
+    other = Published(name="Theirs", source="a paper", accuracy={"few": 90.02})
+    headline = result.grid.model_copy(update={"published": (other,), "headline": True})
+    changed, page = result.model_copy(update={"grid": headline}), Path("docs/results.md")
+    fewer = with_cells(changed, lambda cell: None if (cell.method, cell.seed) == ("SplitGP", 1) else cell)
+    assert "| Theirs | 90.02 |" in readme_block([fewer], page)
+    assert "Theirs: a paper." in readme_block([fewer], page)
+    assert "| HARMONY, here, two widths | " in readme_block([fewer], page)
+    assert "SplitGP, here" not in readme_block([fewer], page)
+    assert "| SplitGP, here, two widths | " in readme_block([changed], page)
+    bare = with_cells(changed, lambda cell: None if cell.seed else cell)
+    assert "|" not in readme_block([bare], page), "published figures alone are nothing of ours"
+
+
 def test_the_csv_holds_every_cell_and_field(result: ExperimentResult) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(result))))
     assert len(rows) == 2 * len(result.cells)
