@@ -12,7 +12,7 @@ do not hang on whether a processor has bfloat16.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,27 +59,45 @@ def _orthogonal(parameters: list[Moving], rate: float) -> None:
     by_shape: dict[tuple[int, int], list[Moving]] = defaultdict(list)
     for one in parameters:
         by_shape[one.value.shape[0], one.value[0].numel()].append(one)
-    for (outputs, inputs), alike in by_shape.items():
-        pushes = torch.stack([_pushed(one).reshape(outputs, inputs) for one in alike])
-        size = rate * max(1.0, outputs / inputs) ** 0.5
-        for one, step in zip(alike, orthogonal(pushes), strict=True):
-            one.value.sub_(step.reshape(one.value.shape), alpha=size)
+    pushes = [torch.stack(_pushed(alike)).reshape(len(alike), *shape) for shape, alike in by_shape.items()]
+    for (shape, alike), steps in zip(by_shape.items(), orthogonal(pushes), strict=True):
+        size = rate * max(1.0, shape[0] / shape[1]) ** 0.5
+        moves = list(steps.reshape(len(alike), *alike[0].value.shape))
+        torch._foreach_sub_([one.value for one in alike], moves, alpha=size)
 
 
-def _pushed(one: Moving) -> Tensor:
-    """The gradient with Nesterov's momentum: where its running mean is going."""
-    mean = one.state.setdefault("momentum", torch.zeros_like(one.value))
-    return torch.lerp(one.gradient, mean.lerp_(one.gradient, 1 - MOMENTUM), MOMENTUM)
+def _pushed(alike: list[Moving]) -> list[Tensor]:
+    """Gradients with Nesterov's momentum: where their running means are going."""
+    gradients = [one.gradient for one in alike]
+    means = [_kept(one, "momentum")[0] for one in alike]
+    torch._foreach_lerp_(means, gradients, 1 - MOMENTUM)
+    return list(torch._foreach_lerp(gradients, means, MOMENTUM))
 
 
 def _adam(parameters: list[Moving], rate: float) -> None:
-    for value, gradient, state in parameters:
-        mean, square = (state.setdefault(name, torch.zeros_like(value)) for name in ("mean", "square"))
-        done = float(state.setdefault("step", torch.zeros(())).add_(1))
-        mean.lerp_(gradient, 1 - BETAS[0])
-        square.lerp_(gradient.square(), 1 - BETAS[1])
-        root = (square / (1 - BETAS[1] ** done)).sqrt_().add_(EPSILON)
-        value.addcdiv_(mean, root, value=-rate / (1 - BETAS[0] ** done))
+    by_age: dict[int, list[Moving]] = defaultdict(list)
+    for one in parameters:
+        if "step" not in one.state:
+            one.state["step"] = torch.zeros(())
+        by_age[int(one.state["step"].add_(1))].append(one)
+    for age, alike in by_age.items():
+        gradients = [one.gradient for one in alike]
+        means, squares = (list(kept) for kept in zip(*(_kept(one, "mean", "square") for one in alike), strict=True))
+        torch._foreach_lerp_(means, gradients, 1 - BETAS[0])
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - BETAS[1])
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, (1 - BETAS[1] ** age) ** 0.5)
+        torch._foreach_add_(roots, EPSILON)
+        values = [one.value for one in alike]
+        torch._foreach_addcdiv_(values, means, roots, value=-rate / (1 - BETAS[0] ** age))
+
+
+def _kept(one: Moving, *names: str) -> list[Tensor]:
+    """Running means by name, zeros at first."""
+    for name in names:
+        if name not in one.state:
+            one.state[name] = torch.zeros_like(one.value)
+    return [one.state[name] for name in names]
 
 
 def is_matrix(weight: Tensor) -> bool:
@@ -87,13 +105,42 @@ def is_matrix(weight: Tensor) -> bool:
     return weight.dim() == 4 and min(weight.shape[:2]) > 1
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """(k, n, m) → each with its singular values brought near 1 (Newton–Schulz); a matrix of zeros stays."""
-    tall = matrices.shape[1] > matrices.shape[2]
-    x: Tensor = matrices.mT if tall else matrices
-    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
+def orthogonal(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """Stacks of matrices (k, n, m) → each matrix with its singular values brought near 1 (Newton–Schulz), zeros stay.
+
+    The polynomial is one of x·xᵀ alone, so the sweeps multiply (n, n) and never (n, m), and all stacks of one smaller
+    side sweep together.
+    """
+    wide = [_unit(one.mT if one.shape[1] > one.shape[2] else one) for one in stacks]
+    factors: dict[int, Tensor] = {}
+    by_side: dict[int, list[int]] = defaultdict(list)
+    for place, one in enumerate(wide):
+        by_side[one.shape[1]].append(place)
+    for places in by_side.values():
+        swept = _swept(torch.cat([torch.bmm(wide[place], wide[place].mT) for place in places]))
+        factors |= zip(places, torch.split(swept, [len(wide[place]) for place in places]), strict=True)
+    steps = [torch.bmm(factors[place], one) for place, one in enumerate(wide)]
+    return [step if step.shape == one.shape else step.mT for step, one in zip(steps, stacks, strict=True)]
+
+
+def _unit(matrices: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)
+    return matrices / length.clamp(min=1e-7)
+
+
+def _swept(gram: Tensor) -> Tensor:
+    """x·xᵀ (k, n, n) → q (k, n, n), with q·x what the sweeps make of x."""
+    product = factor = _factor(gram)
+    for _ in range(SWEEPS - 1):
+        gram = torch.bmm(factor, torch.bmm(gram, factor))
+        factor = _factor(gram)
+        product = torch.bmm(factor, product)
+    return product
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """What one sweep multiplies x by: a + b·x·xᵀ + c·(x·xᵀ)²."""
     a, b, c = QUINTIC
-    for _ in range(SWEEPS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor

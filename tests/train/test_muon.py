@@ -12,22 +12,35 @@ from harmony.core.checkpoint import load_tensors
 from harmony.core.config import TrainConfig, make_config, recorded_config
 from harmony.core.data import Dataset
 from harmony.train import Progress, train
-from harmony.train.muon import Muon, is_matrix, orthogonal
+from harmony.train.muon import QUINTIC, SWEEPS, Muon, is_matrix, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 40), (2, 40, 8), (1, 16, 16)])
 def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
-    found = torch.linalg.svdvals(orthogonal(matrices))
+    (made,) = orthogonal([matrices])
+    found = torch.linalg.svdvals(made)
     assert found.min() > 0.3
     assert found.max() < 1.3
     # the directions stay: U Vᵀ is what the step aims at
     u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
-    assert torch.nn.functional.cosine_similarity(orthogonal(matrices).flatten(1), (u @ vt).flatten(1)).min() > 0.95
+    assert torch.nn.functional.cosine_similarity(made.flatten(1), (u @ vt).flatten(1)).min() > 0.95
 
 
 def test_a_matrix_of_zeros_stays() -> None:
-    assert not orthogonal(torch.zeros(2, 4, 9)).any()
+    assert not orthogonal([torch.zeros(2, 4, 9)])[0].any()
+
+
+def test_sweeps_of_the_products_are_those_of_the_matrices() -> None:
+    """Stacks of one smaller side sweep together, and each comes back in its place, as the published loop has it."""
+    random, (a, b, c) = torch.Generator().manual_seed(3), QUINTIC
+    stacks = [torch.randn(shape, generator=random) for shape in ((2, 8, 40), (1, 5, 7), (3, 40, 8), (2, 8, 8))]
+    for matrices, made in zip(stacks, orthogonal(stacks), strict=True):
+        x = matrices.double() / torch.linalg.matrix_norm(matrices.double(), keepdim=True)
+        for _ in range(SWEEPS):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        torch.testing.assert_close(made.double(), x, rtol=0, atol=1e-3)
 
 
 def test_only_convolutions_that_mix_channels_are_matrices() -> None:
