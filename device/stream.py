@@ -39,6 +39,8 @@ if __name__ == "__main__":
     if not any(word.startswith("--trust") for word in sys.argv):  # signatures are checked by OpenSSL
         # Python by itself hashes some hundred kilobytes in a millisecond; OpenSSL's library would be 3 MiB more.
         sys.modules["_hashlib"] = cast("ModuleType", None)
+        if not any("https:" in word for word in sys.argv):  # http.client would load that library, and not use it
+            sys.modules["_ssl"] = cast("ModuleType", None)
 
 from harmony.core.bundle import DeviceManifest, open_device_bundle
 from harmony.core.errors import ConfigError, DataForeign, DataMissing, EngineError, HarmonyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,11 +38,12 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images.safetensors"
 
 
-def _loaded(*arguments: object) -> set[str]:
-    """Modules of a device process after it answered."""
+def _loaded(*arguments: object, refused: str = "") -> set[str]:
+    """Modules of a device process after it answered, or was refused with that error."""
     command = [sys.executable, "-OO", "-c", SCRIPT, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, bool(done.stderr)) == ((2, True) if refused else (0, False)), done.stderr
+    assert refused in done.stderr
     return set(json.loads(done.stdout))
 
 
@@ -65,3 +67,16 @@ def test_a_signature_is_checked_without_a_second_openssl(
     loaded = _loaded(bundle, *trusted)
     assert "harmony.core.signing" in loaded
     assert HEAVY & loaded == {"_hashlib", "harmony.core.signing"}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_cloud_is_asked_without_openssl_where_nothing_is_secret(
+    scheme: str, make_bundle: Callable[..., Path], images: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        server = f"{scheme}://127.0.0.1:{nobody.getsockname()[1]}"
+        asked = ("--images", images, "--out", tmp_path / "report.json", "--server", server)
+        loaded = _loaded(make_bundle(tmp_path / "b"), *asked, refused="no connection")
+    assert "http.client" in loaded
+    assert ("_ssl" in loaded) is (scheme == "https")
