@@ -77,6 +77,16 @@ def _print_tables(result: Evaluation) -> None:
         for a, worst in zip(result.mean, result.worst, strict=True)
     )
     print_table(f"{result.run} ({result.method}) on {result.dataset}: accuracy in %, mean over clients", columns, rows)
+    if result.budgets:
+        promises = (
+            (f"{100 * one.budget:g}", *map(percent, (*one.adaptive, one.id_to_server, one.ood_to_client)))
+            for one in result.budgets
+        )
+        print_table(
+            "Had exit 2 promised to send at most this share of own images (exits.offload): adapt in %",
+            ("promise", *(f"ρ {a.rho:g}" for a in result.mean), "ID sent", "OOD kept"),
+            promises,
+        )
     gate = f"gate AUROC {percent(result.auroc)} %, FPR95 {percent(result.fpr95)} %"
     clients = (
         (

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from harmony.core.scores import Floats
+from harmony.core.errors import ConfigError
+from harmony.core.scores import Floats, rank_of
 from harmony.core.spec import Finite, Frozen
 
 WINDOW, EVERY = 512, 16
@@ -61,6 +62,17 @@ class HeldOut(Frozen):
     def step(self) -> int:
         """Ranks from one score to the next."""
         return _step(self.images)
+
+    def threshold(self, budget: float) -> float:
+        """Exit 2's fixed threshold for another promise, 0 … 0.5: at most this share of own inputs is sent.
+
+        The same as `harmony.core.calibration` sets from all scores; where every s-th was kept, up to s − 1 ranks lower,
+        so that the promise holds as well. ConfigError for a budget outside 0 … 0.5, whose scores are not kept.
+        """
+        if not 0 <= budget <= 0.5:
+            raise ConfigError(f"a budget of {budget}", mend="choose a share from 0 to 0.5")
+        rank = rank_of(budget, self.images)
+        return SENDS_NOTHING if rank is None else self.scores[rank // self.step]
 
 
 def _step(images: int) -> int:

@@ -115,7 +115,11 @@ def conformal_threshold(scores_id: Floats, budget: float) -> float:
     ordered = np.sort(np.asarray(scores_id, dtype=np.float64))
     if np.isnan(ordered).any():
         raise Diverged("exit scores that are not numbers", mend="lower learning_rate")
-    k = int(np.floor(budget * (len(ordered) + 1) + 1e-9))  # 0.29 · 100 is a hair below 29
-    if k == 0 or len(ordered) == 0:
-        return float(np.finfo(np.float32).min)
-    return float(ordered[min(k, len(ordered)) - 1])
+    rank = rank_of(budget, len(ordered))
+    return float(np.finfo(np.float32).min) if rank is None else float(ordered[rank])
+
+
+def rank_of(budget: float, count: int) -> int | None:
+    """Which of `count` ascending held-out scores, from 0, is the threshold for a budget; None: nothing may be sent."""
+    k = int(np.floor(budget * (count + 1) + 1e-9))  # 0.29 · 100 is a hair below 29
+    return min(k, count) - 1 if k and count else None

@@ -13,7 +13,7 @@ from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_check
 from harmony.core.config import recorded_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
-from harmony.core.mix import RHOS, TestMix, test_mix
+from harmony.core.mix import RHOS, test_mix
 from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import own_mass, score
 from harmony.core.spec import Frozen
@@ -21,6 +21,9 @@ from harmony.train.answers import answers
 from harmony.train.federation import federation
 from harmony.train.models import load_back_end, load_front_end
 from harmony.train.test_images import test_images
+
+BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Promises of exit 2 that an evaluation looks at beside the checkpoint's own."""
 
 
 class Accuracy(Frozen):
@@ -56,6 +59,19 @@ class Accuracy(Frozen):
     ood_to_client: float | None
 
 
+class BudgetCurve(Frozen):
+    """All clients, mean, had exit 2 made another promise, by thresholds that follow the stream. Shares of 1.
+
+    budget: at most this share of own images is sent (`exits.offload`); adaptive: device and cloud together at every ρ;
+    id_to_server, ood_to_client: at the largest ρ, of in-distribution images that were sent, of the others that stayed.
+    """
+
+    budget: float
+    adaptive: tuple[float, ...]
+    id_to_server: float
+    ood_to_client: float | None
+
+
 class ClientEvaluation(Frozen):
     """One client: its curve over ρ, and how well exit 2's score ranks ID before OOD at the largest ρ."""
 
@@ -68,7 +84,10 @@ class ClientEvaluation(Frozen):
 
 
 class Evaluation(Frozen):
-    """A federation: every client, their mean, and the mean of the worst tenth by overall accuracy at each ρ."""
+    """A federation: every client, their mean, and the mean of the worst tenth by overall accuracy at each ρ.
+
+    budgets: what other promises would have given; empty where no client's held-out images are at hand.
+    """
 
     run: str
     method: str
@@ -79,6 +98,7 @@ class Evaluation(Frozen):
     mean: tuple[Accuracy, ...]
     worst: tuple[float, ...]
     worst_adaptive: tuple[float | None, ...] = ()
+    budgets: tuple[BudgetCurve, ...] = ()
     auroc: float | None
     fpr95: float | None
 
@@ -96,13 +116,17 @@ def evaluate(
     config = recorded_config(manifest.config, where=checkpoint)
     check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
     tests, held_out = test_images(config, dataset), _held_out(checkpoint, manifest, dataset)
-    clients = []
+    clients, promises = [], []
     for record in manifest.clients:
         rows = tests.of(record.index)
         mixes = {rho: test_mix(tests.y[rows], record.classes.own, rho, seed) for rho in sorted(rhos)}
         widest = rows[mixes[max(rhos)].indices]
         verdict = _Verdict(checkpoint, manifest, record, tests.x[widest], tests.y[widest])
-        clients.append(_client(record, verdict, mixes, held_out.get(record.index)))
+        # Mixes are nested and keep their order, so the smaller ones are parts of the largest.
+        parts = {rho: np.isin(mixes[max(rhos)].indices, mix.indices) for rho, mix in mixes.items()}
+        clients.append(_client(record, verdict, parts, known := held_out.get(record.index)))
+        if known is not None:
+            promises.append([_promising(budget, verdict, parts, known) for budget in BUDGETS])
         on_client(len(clients), len(manifest.clients))
     curves = [one.curve for one in clients]
     return Evaluation(
@@ -115,6 +139,7 @@ def evaluate(
         mean=tuple(_mean(column) for column in zip(*curves, strict=True)),
         worst=tuple(_worst([one.overall for one in column]) for column in zip(*curves, strict=True)),
         worst_adaptive=tuple(_worst_known([one.adaptive for one in column]) for column in zip(*curves, strict=True)),
+        budgets=tuple(_mean_promise(column) for column in zip(*promises, strict=True)),
         auroc=_mean_of([one.auroc for one in clients]),
         fpr95=_mean_of([one.fpr95 for one in clients]),
     )
@@ -150,11 +175,9 @@ def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, o
 
 
 def _client(
-    record: ClientRecord, verdict: _Verdict, mixes: Mapping[float, TestMix], held_out: HeldOut | None
+    record: ClientRecord, verdict: _Verdict, parts: Mapping[float, NDArray[np.bool_]], held_out: HeldOut | None
 ) -> ClientEvaluation:
-    widest = mixes[max(mixes)].indices
-    # Mixes are nested and keep their order, so the smaller ones are parts of the largest.
-    curve = [verdict.accuracy(rho, np.isin(widest, mix.indices), held_out) for rho, mix in mixes.items()]
+    curve = [verdict.accuracy(rho, part, held_out) for rho, part in parts.items()]
     auroc, fpr95 = ranking(verdict.score2[verdict.is_id], verdict.score2[~verdict.is_id])
     return ClientEvaluation(
         client=record.index,
@@ -163,6 +186,21 @@ def _client(
         curve=tuple(curve),
         auroc=auroc,
         fpr95=fpr95,
+    )
+
+
+def _promising(
+    budget: float, verdict: _Verdict, parts: Mapping[float, NDArray[np.bool_]], held_out: HeldOut
+) -> BudgetCurve:
+    """One client."""
+    threshold = held_out.threshold(budget)
+    streams = [(part, verdict.sent_adaptively(part, held_out, threshold)) for _, part in sorted(parts.items())]
+    part, sent = streams[-1]
+    return BudgetCurve(
+        budget=budget,
+        adaptive=tuple(_share(verdict.right_if(sent), part) for part, sent in streams),
+        id_to_server=_share(sent, part & verdict.is_id),
+        ood_to_client=_share_or_none(~sent, part & ~verdict.is_id),
     )
 
 
@@ -188,10 +226,10 @@ class _Verdict:
         self.right_server = said.server.argmax(1) == labels
         self.is_id = np.isin(labels, own)
         self.at1 = score1 >= np.float32(first.threshold)
-        self._threshold = second.threshold
+        self.threshold = second.threshold
         self.sent = ~self.at1 & (self.score2 < np.float32(second.threshold))
         self.right_local = np.where(self.at1, right1, self.right2)
-        self.right = np.where(self.sent, self.right_server, self.right_local)
+        self.right = self.right_if(self.sent)
         self.right_fused = np.where(self.sent, said.fused(own).argmax(1) == labels, self.right_local)
         foreign = own_mass(said.server, own) < 0
         self.right_switched = np.where(self.sent & foreign, self.right_server, self.right_local)
@@ -201,11 +239,19 @@ class _Verdict:
         """(n,) exit 2's score; SUREST for what left at exit 1."""
         return np.where(self.at1, np.float32(SUREST), self.score2)
 
-    def sent_adaptively(self, part: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.bool_]:
-        """(n,) what a device sends of a stream of the images where `part` holds; nothing elsewhere."""
+    def sent_adaptively(self, part: NDArray[np.bool_], held_out: HeldOut, threshold: float) -> NDArray[np.bool_]:
+        """(n,) what a device sends of a stream of the images where `part` holds; nothing elsewhere.
+
+        threshold: that of exit 2 where foreign inputs come.
+        """
         sent = np.zeros(len(part), bool)
-        sent[part] = sent_in_order(AdaptiveThreshold(held_out, self._threshold), self.surety[part])
+        sent[part] = sent_in_order(AdaptiveThreshold(held_out, threshold), self.surety[part])
         return sent
+
+    def right_if(self, sent: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(n,) whether the answer is right, had these been sent."""
+        right: NDArray[np.bool_] = np.where(sent, self.right_server, self.right_local)
+        return right
 
     def accuracy(self, rho: float, part: NDArray[np.bool_], held_out: HeldOut | None) -> Accuracy:
         """Accuracies over the images where `part` holds."""
@@ -213,8 +259,8 @@ class _Verdict:
         oracle = np.where(self.is_id, self.right2, self.right_server)
         following: dict[str, float | None] = {}
         if held_out is not None:
-            sent = self.sent_adaptively(part, held_out)
-            right = np.where(sent, self.right_server, self.right_local)
+            sent = self.sent_adaptively(part, held_out, self.threshold)
+            right = self.right_if(sent)
             following = {
                 "adaptive": _share(right, part),
                 "adaptive_id": _share(right, inside),
@@ -269,6 +315,15 @@ def _share_or_none(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float |
 def _mean(column: Sequence[Accuracy]) -> Accuracy:
     means = {name: _mean_of([getattr(one, name) for one in column]) for name in Accuracy.model_fields}
     return Accuracy.model_validate(means)
+
+
+def _mean_promise(column: Sequence[BudgetCurve]) -> BudgetCurve:
+    return BudgetCurve(
+        budget=column[0].budget,
+        adaptive=tuple(np.mean([one.adaptive for one in column], 0).tolist()),
+        id_to_server=float(np.mean([one.id_to_server for one in column])),
+        ood_to_client=_mean_of([one.ood_to_client for one in column]),
+    )
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

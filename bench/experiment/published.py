@@ -17,6 +17,7 @@ from harmony.bench.experiment.tables import (
     ablation,
     accuracy,
     beside_published,
+    budgets,
     gaps,
     gates,
     over_rho,
@@ -155,6 +156,10 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
     if judged:
         yield "Every exit gate on the checkpoints of the whole method, each with the same promise of own images sent:"
         yield from map(_with_title, judged)
+    promised = [table for place in spots if (table := budgets(result, place)) is not None]
+    if promised:
+        yield "Had devices promised to send at most another share of own images, by thresholds that follow the stream:"
+        yield from map(_with_title, promised)
     alike = [table for place in spots if (table := representation(result, place)) is not None]
     if alike:
         yield (

@@ -154,6 +154,21 @@ def gates(result: ExperimentResult, place: Place) -> Table | None:
     return Table(place.label, ("gate", "AUROC", "FPR95", low, high, "own sent", "seeds"), tuple(rows))
 
 
+def budgets(result: ExperimentResult, place: Place) -> Table | None:
+    """Ours, had its devices promised to send another share of own images; None where that was not counted."""
+    line = ours(lines(result, place))
+    counted = [cell.evaluation["budgets"] for cell in line.cells if cell.evaluation.get("budgets")] if line else []
+    if not counted or len(set(result.grid.rhos)) == 1:
+        return None
+    of, rows = Metric("", lambda cell: None), []
+    for same in zip(*counted, strict=True):
+        figures = [*zip(*(one["adaptive"] for one in same), strict=True)]
+        shares = [[one[name] for one in same if one[name] is not None] for name in ("id_to_server", "ood_to_client")]
+        rows.append((f"{100 * same[0]['budget']:g} %", *map(of.shown, (*figures, *shares)), f"{len(same)}"))
+    rhos = (f"ρ {rho:g}" for rho in sorted(result.grid.rhos))
+    return Table(place.label, ("promise", *rhos, "own sent", "other kept", "seeds"), tuple(rows))
+
+
 def beside_published(result: ExperimentResult, *, whole: bool = False) -> Table | None:
     """Accuracy at the smallest ρ, a column a data entry, published figures first; None if the grid names none.
 

@@ -49,6 +49,7 @@ def test_train_then_evaluate(harmony, tmp_path: Path) -> None:  # type: ignore[n
     assert code == 0
     assert "oracle" in out
     assert "mobilenet-w8-d1" in out
+    assert "exits.offload" in out
 
 
 def test_a_printed_config_trains_the_same_run(harmony, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harmony.core.adaptive import EVERY, MOST, SENDS_NOTHING, SUREST, AdaptiveThreshold, HeldOut, sent_in_order
+from harmony.core.errors import ConfigError
 from harmony.core.scores import Floats, conformal_threshold
 
 RANDOM = np.random.default_rng(0)
@@ -113,6 +114,27 @@ def test_many_held_out_images_are_thinned_to_the_same_verdicts() -> None:
     few, many = (sent_in_order(threshold(one), stream) for one in (scores, np.repeat(scores, 2)))
     assert (few != many).mean() < 0.05
     assert many[~is_id].mean() > 0.85
+
+
+@pytest.mark.parametrize("budget", [0, 0.001, 0.01, 0.05, 0.29, 0.5])
+@pytest.mark.parametrize("images", [1, 2, 99, 100, MOST])
+def test_another_promise_has_the_threshold_of_the_calibration(images: int, budget: float) -> None:
+    scores = own(images)
+    assert known(scores).threshold(budget) == conformal_threshold(scores, budget)
+
+
+@pytest.mark.parametrize("budget", [0.001, 0.01, 0.05, 0.29, 0.5])
+def test_thinned_scores_never_promise_too_little(budget: float) -> None:
+    scores = own(5 * MOST + 3)
+    found = known(scores).threshold(budget)
+    sent, asked = (float((scores < one).mean()) for one in (found, conformal_threshold(scores, budget)))
+    assert asked - 6 / len(scores) < sent <= asked <= budget
+
+
+@pytest.mark.parametrize("budget", [-0.1, 0.51, float("nan")])
+def test_a_promise_whose_scores_are_not_kept_is_refused(budget: float) -> None:
+    with pytest.raises(ConfigError, match=r"0 to 0\.5"):
+        known(own(100)).threshold(budget)
 
 
 def test_without_held_out_images_there_is_nothing_to_follow() -> None:

@@ -109,6 +109,30 @@ def test_a_threshold_that_follows_the_stream_is_fed_the_mix_in_its_order(
     assert found.adaptive == pytest.approx(inside * found.adaptive_id + (1 - inside) * found.adaptive_ood)
 
 
+def test_of_another_promise_the_thresholds_are_those_that_it_would_have_set(
+    evaluation: Evaluation, trained: Path, images: Dataset, tmp_path: Path
+) -> None:
+    """The same networks, calibrated anew, give the same figures; the run's own promise is 5 %."""
+    manifest = open_checkpoint(trained)
+    found = {one.budget: one for one in evaluation.budgets}
+    assert found[0.05].adaptive == pytest.approx([one.adaptive for one in evaluation.mean])
+    clients = []
+    for record in manifest.clients:
+        assert record.held_out is not None
+        second = record.exits[1].model_copy(update={"threshold": record.held_out.threshold(0.2), "budget": 0.2})
+        clients.append(record.model_copy(update={"exits": (record.exits[0], second)}))
+    other = tmp_path / "checkpoint"
+    shutil.copytree(trained, other)
+    for name in (MANIFEST, SEAL):
+        (other / name).unlink()
+    seal(other, manifest.model_copy(update={"clients": tuple(clients)}))
+    anew = evaluate(other, images, rhos=(0.0, 0.4, 1.0))
+    assert found[0.2].adaptive == pytest.approx([one.adaptive for one in anew.mean])
+    sent = [one.id_to_server for one in evaluation.budgets]
+    assert sent == sorted(sent)
+    assert sent[-1] > sent[0]
+
+
 def test_held_out_scores_of_an_older_checkpoint_are_measured_anew(
     evaluation: Evaluation, trained: Path, images: Dataset, tmp_path: Path
 ) -> None:

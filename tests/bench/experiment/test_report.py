@@ -16,7 +16,7 @@ from harmony.bench.experiment.grid import Published
 from harmony.bench.experiment.published import BEGIN, END, page_block, publish, readme_block, save_report
 from harmony.bench.experiment.results import CellResult
 from harmony.bench.experiment.summary import best_rival, lines, metrics, places
-from harmony.bench.experiment.tables import Table, ablation, accuracy, beside_published, gaps, gates, to_csv
+from harmony.bench.experiment.tables import Table, ablation, accuracy, beside_published, budgets, gaps, gates, to_csv
 from harmony.bench.host import Watch
 from harmony.bench.result_files import read_result
 from harmony.core.errors import ConfigError
@@ -138,6 +138,22 @@ def test_gates_are_listed_where_they_were_judged(result: ExperimentResult) -> No
     one = GateJudgement(name="entropy", auroc=0.6, fpr95=0.9, overall=0.5, overall0=0.8, id_to_server=0.1)
     judged = with_cells(result, lambda cell: cell.model_copy(update={"gates": (one,)}))
     assert row(gates(judged, places(judged)[0]), "entropy")["AUROC"] == "60.0 ± 0.0"
+
+
+def test_other_promises_are_listed_for_ours(result: ExperimentResult) -> None:
+    place = places(result)[0]
+    cells = next(line for line in lines(result, place) if line.role == "ours").cells
+    found = row(budgets(result, place), "20 %")
+    curves = [next(one for one in cell.evaluation["budgets"] if one["budget"] == 0.2) for cell in cells]
+    assert found["ρ 1"].startswith(f"{100 * mean(one['adaptive'][-1] for one in curves):.1f} ± ")
+    assert found["own sent"].startswith(f"{100 * mean(one['id_to_server'] for one in curves):.1f} ± ")
+    assert found["seeds"] == "2"
+    old = with_cells(result, lambda cell: cell.model_copy(update={"evaluation": _without(cell.evaluation, "budgets")}))
+    assert budgets(old, place) is None
+
+
+def _without(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != name}
 
 
 def test_published_figures_stand_beside_ours(result: ExperimentResult) -> None:
