@@ -41,12 +41,16 @@ class DataConfig(Table):
 
     own_test: 0 judges every client by the official test images; more than that first merges them with the training
     images, deals all of them to the clients, and judges each by this share of its own (HtFE8 and PFLlib: 0.25).
+    shift, mirror: augmentation of the batches that train: pixels by which an image is moved at most, either way, and
+    whether every second is turned left to right.
     """
 
     name: Text = "fashion-mnist-mini"
     folder: Text | None = None
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     own_test: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift: Annotated[int, Field(ge=0, le=64)] = 0
+    mirror: bool = False
 
 
 class TokenConfig(Table):

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from harmony.core.config import TrainConfig
 from harmony.core.data import Dataset
+from harmony.core.errors import ConfigError
 from harmony.core.models import feature_spec
 from harmony.core.partition import partition
 from harmony.core.preprocess import Preprocessor
 from harmony.core.spec import Architecture, ClassMap, FeatureSpec, ImageSpec
 from harmony.core.tokens import key_digest, randomised_response, read_token_key, simulated_key, token_permutation
+from harmony.train.augment import augmented
 from harmony.train.test_images import merge
 
 # The first word of every random stream: one stream a purpose, so that adding a draw to one never moves another.
-BATCHES, ROTATION, JOINING, HEADS, SUPPORT, PARTICIPANTS, FRONT_END = range(7)
+BATCHES, ROTATION, JOINING, HEADS, SUPPORT, PARTICIPANTS, FRONT_END, AUGMENTATION = range(8)
 
 
 def stream(seed: int, *words: int) -> np.random.Generator:
@@ -102,7 +104,27 @@ class Federation:
         purpose: the first word of the random stream that draws them.
         """
         drawn = self._drawn(clients, step, purpose)
-        return self.inputs(self.dataset.x_train[drawn]), torch.from_numpy(self.tokens[self.dataset.y_train[drawn]])
+        tokens = torch.from_numpy(self.tokens[self.dataset.y_train[drawn]])
+        return self.inputs(self._augmented(clients, drawn, step, purpose)), tokens
+
+    def _augmented(
+        self, clients: Sequence[int], drawn: NDArray[np.int64], step: int, purpose: int
+    ) -> NDArray[np.uint8] | NDArray[np.float32]:
+        images, settings = self.dataset.x_train[drawn], self.config.data
+        if not settings.shift and not settings.mirror:
+            return images
+        parts = zip(clients, np.split(images, len(clients)), strict=True)  # a stream each: whoever else takes part
+        return np.concatenate(
+            [
+                augmented(
+                    part,
+                    stream(self.config.seed, AUGMENTATION, purpose, client, step),
+                    shift=settings.shift,
+                    mirror=settings.mirror,
+                )
+                for client, part in parts
+            ]
+        )
 
     def told_tokens(self, clients: Sequence[int], step: int) -> Tensor:
         """What some clients tell the cloud of their batches at a step, end to end: (clients · batch,) tokens."""
@@ -120,7 +142,12 @@ class Federation:
 
 
 def federation(config: TrainConfig, dataset: Dataset) -> Federation:
-    """Deal images and architectures to the clients, by the config's seed."""
+    """Deal images and architectures to the clients, by the config's seed.
+
+    ConfigError for images that are no larger than they are to be shifted.
+    """
+    if config.data.shift >= (side := min(dataset.x_train.shape[1:3])):
+        raise ConfigError(f"images of {side} pixels cannot be moved by {config.data.shift}", field="data.shift")
     classes, image, share = dataset.classes, dataset.image_spec(), config.data.own_test
     dataset = merge(dataset) if share else dataset
     splits = partition(
