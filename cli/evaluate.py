@@ -10,7 +10,7 @@ import typer
 from harmony.cli.extras import require
 
 if TYPE_CHECKING:
-    from harmony.train import Evaluation
+    from harmony.train import BudgetCurve, Evaluation
 
 
 def evaluate(
@@ -79,12 +79,12 @@ def _print_tables(result: Evaluation) -> None:
     print_table(f"{result.run} ({result.method}) on {result.dataset}: accuracy in %, mean over clients", columns, rows)
     if result.budgets:
         promises = (
-            (f"{100 * one.budget:g}", *map(percent, (*one.adaptive, one.id_to_server, one.ood_to_client)))
+            (f"{100 * one.budget:g}", *map(percent, (*one.adaptive, one.id_to_server, one.ood_to_client, *_word(one))))
             for one in result.budgets
         )
         print_table(
             "Had exit 2 promised to send at most this share of own images (exits.offload): adapt in %",
-            ("promise", *(f"ρ {a.rho:g}" for a in result.mean), "ID sent", "OOD kept"),
+            ("promise", *(f"ρ {a.rho:g}" for a in result.mean), "ID sent", "OOD kept", "word", "ID answered"),
             promises,
         )
     gate = f"gate AUROC {percent(result.auroc)} %, FPR95 {percent(result.fpr95)} %"
@@ -102,3 +102,7 @@ def _print_tables(result: Evaluation) -> None:
         ("client", "architecture", "overall", "ID", "OOD", "oracle", "sent", "AUROC"),
         clients,
     )
+
+
+def _word(curve: BudgetCurve) -> tuple[float | None, float | None]:
+    return (None if curve.word is None else curve.word[-1]), curve.id_by_server

@@ -8,22 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harmony.core.adaptive import SUREST, AdaptiveThreshold, HeldOut, sent_in_order
+from harmony.core.adaptive import HeldOut
 from harmony.core.checkpoint import CheckpointManifest, ClientRecord, open_checkpoint
-from harmony.core.config import recorded_config
+from harmony.core.config import TrainConfig, recorded_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
 from harmony.core.mix import RHOS, test_mix
-from harmony.core.preprocess import Preprocessor
-from harmony.core.scores import own_mass, score
 from harmony.core.spec import Frozen
-from harmony.train.answers import answers
-from harmony.train.federation import federation
-from harmony.train.models import load_back_end, load_front_end
+from harmony.train.federation import Federation, federation
+from harmony.train.promises import BudgetCurve, mean_promised, promised
 from harmony.train.test_images import test_images
-
-BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Promises of exit 2 that an evaluation looks at beside the checkpoint's own."""
+from harmony.train.verdict import Bools, Verdict
 
 
 class Accuracy(Frozen):
@@ -55,19 +50,6 @@ class Accuracy(Frozen):
     exit1: float
     offload: float
     offload_adaptive: float | None = None
-    id_to_server: float
-    ood_to_client: float | None
-
-
-class BudgetCurve(Frozen):
-    """All clients, mean, had exit 2 made another promise, by thresholds that follow the stream. Shares of 1.
-
-    budget: at most this share of own images is sent (`exits.offload`); adaptive: device and cloud together at every ρ;
-    id_to_server, ood_to_client: at the largest ρ, of in-distribution images that were sent, of the others that stayed.
-    """
-
-    budget: float
-    adaptive: tuple[float, ...]
     id_to_server: float
     ood_to_client: float | None
 
@@ -115,18 +97,20 @@ def evaluate(
     manifest = open_checkpoint(checkpoint)
     config = recorded_config(manifest.config, where=checkpoint)
     check_kind(manifest, dataset, checkpoint, own_test=config.data.own_test > 0)
-    tests, held_out = test_images(config, dataset), _held_out(checkpoint, manifest, dataset)
+    tests, members = test_images(config, dataset), _members(manifest, config, dataset)
     clients, promises = [], []
     for record in manifest.clients:
+        own = _own(checkpoint, manifest, record, members)
+        held_out = record.held_out or (HeldOut.of(own.surety) if own is not None else None)
         rows = tests.of(record.index)
         mixes = {rho: test_mix(tests.y[rows], record.classes.own, rho, seed) for rho in sorted(rhos)}
         widest = rows[mixes[max(rhos)].indices]
-        verdict = _Verdict(checkpoint, manifest, record, tests.x[widest], tests.y[widest])
+        verdict = Verdict(checkpoint, manifest, record, tests.x[widest], tests.y[widest])
         # Mixes are nested and keep their order, so the smaller ones are parts of the largest.
         parts = {rho: np.isin(mixes[max(rhos)].indices, mix.indices) for rho, mix in mixes.items()}
-        clients.append(_client(record, verdict, parts, known := held_out.get(record.index)))
-        if known is not None:
-            promises.append([_promising(budget, verdict, parts, known) for budget in BUDGETS])
+        clients.append(_client(record, verdict, parts, held_out))
+        if held_out is not None:
+            promises.append(promised(verdict, parts, held_out, own))
         on_client(len(clients), len(manifest.clients))
     curves = [one.curve for one in clients]
     return Evaluation(
@@ -139,24 +123,26 @@ def evaluate(
         mean=tuple(_mean(column) for column in zip(*curves, strict=True)),
         worst=tuple(_worst([one.overall for one in column]) for column in zip(*curves, strict=True)),
         worst_adaptive=tuple(_worst_known([one.adaptive for one in column]) for column in zip(*curves, strict=True)),
-        budgets=tuple(_mean_promise(column) for column in zip(*promises, strict=True)),
+        budgets=mean_promised(promises),
         auroc=_mean_of([one.auroc for one in clients]),
         fpr95=_mean_of([one.fpr95 for one in clients]),
     )
 
 
-def _held_out(checkpoint: Path, manifest: CheckpointManifest, dataset: Dataset) -> dict[int, HeldOut]:
-    """By client: what the checkpoint says, or, where it is older than that, what the run's own images say."""
-    known = {record.index: record.held_out for record in manifest.clients if record.held_out is not None}
-    unknown = [record for record in manifest.clients if record.index not in known]
-    if unknown and dataset.name == manifest.dataset:
-        members = federation(recorded_config(manifest.config, where=checkpoint), dataset)
-        x, y = members.dataset.x_train, members.dataset.y_train
-        for record in unknown:
-            if record.index < len(members.clients) and len(at := members.clients[record.index].holdout):
-                found = HeldOut.of(_Verdict(checkpoint, manifest, record, x[at], y[at]).surety)
-                known |= {} if found is None else {record.index: found}
-    return known
+def _members(manifest: CheckpointManifest, config: TrainConfig, dataset: Dataset) -> Federation | None:
+    """Whose images are whose, where they are the run's own."""
+    return federation(config, dataset) if dataset.name == manifest.dataset else None
+
+
+def _own(
+    checkpoint: Path, manifest: CheckpointManifest, record: ClientRecord, members: Federation | None
+) -> Verdict | None:
+    """A client's held-out images; None where they are not at hand, or it joined with images of its own."""
+    if members is None or record.index >= len(members.clients):
+        return None
+    if not len(at := members.clients[record.index].holdout):
+        return None
+    return Verdict(checkpoint, manifest, record, members.dataset.x_train[at], members.dataset.y_train[at])
 
 
 def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, own_test: bool) -> None:
@@ -175,9 +161,9 @@ def check_kind(manifest: CheckpointManifest, dataset: Dataset, where: Path, *, o
 
 
 def _client(
-    record: ClientRecord, verdict: _Verdict, parts: Mapping[float, NDArray[np.bool_]], held_out: HeldOut | None
+    record: ClientRecord, verdict: Verdict, parts: Mapping[float, Bools], held_out: HeldOut | None
 ) -> ClientEvaluation:
-    curve = [verdict.accuracy(rho, part, held_out) for rho, part in parts.items()]
+    curve = [_accuracy(verdict, rho, part, held_out) for rho, part in parts.items()]
     auroc, fpr95 = ranking(verdict.score2[verdict.is_id], verdict.score2[~verdict.is_id])
     return ClientEvaluation(
         client=record.index,
@@ -189,103 +175,39 @@ def _client(
     )
 
 
-def _promising(
-    budget: float, verdict: _Verdict, parts: Mapping[float, NDArray[np.bool_]], held_out: HeldOut
-) -> BudgetCurve:
-    """One client."""
-    threshold = held_out.threshold(budget)
-    streams = [(part, verdict.sent_adaptively(part, held_out, threshold)) for _, part in sorted(parts.items())]
-    part, sent = streams[-1]
-    return BudgetCurve(
-        budget=budget,
-        adaptive=tuple(_share(verdict.right_if(sent), part) for part, sent in streams),
-        id_to_server=_share(sent, part & verdict.is_id),
-        ood_to_client=_share_or_none(~sent, part & ~verdict.is_id),
+def _accuracy(verdict: Verdict, rho: float, part: Bools, held_out: HeldOut | None) -> Accuracy:
+    """Accuracies over the images where `part` holds."""
+    inside, outside = part & verdict.is_id, part & ~verdict.is_id
+    oracle = np.where(verdict.is_id, verdict.right2, verdict.right_server)
+    following: dict[str, float | None] = {}
+    if held_out is not None:
+        sent = verdict.sent_adaptively(part, held_out, verdict.threshold)
+        right = verdict.right_if(sent)
+        following = {
+            "adaptive": _share(right, part),
+            "adaptive_id": _share(right, inside),
+            "adaptive_ood": _share_or_none(right, outside),
+            "offload_adaptive": _share(sent, part),
+        }
+    return Accuracy(
+        rho=rho,
+        overall=_share(verdict.right, part),
+        switched=_share(verdict.right_switched, part),
+        fused=_share(verdict.right_fused, part),
+        **following,
+        id=_share(verdict.right, inside),
+        ood=_share_or_none(verdict.right, outside),
+        client_only=_share(verdict.right_local, part),
+        client_id=_share(verdict.right_local, inside),
+        server_only=_share(verdict.right_server, part),
+        server_id=_share(verdict.right_server, inside),
+        server_ood=_share_or_none(verdict.right_server, outside),
+        oracle=_share(oracle, part),
+        exit1=_share(verdict.at1, part),
+        offload=_share(verdict.sent, part),
+        id_to_server=_share(verdict.sent, inside),
+        ood_to_client=_share_or_none(~verdict.sent, outside),
     )
-
-
-class _Verdict:
-    """What device and cloud say of n images, and which of it is right. All arrays (n,)."""
-
-    def __init__(
-        self,
-        checkpoint: Path,
-        manifest: CheckpointManifest,
-        record: ClientRecord,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-    ) -> None:
-        front_end = load_front_end(checkpoint, manifest, record)
-        back_end = load_back_end(checkpoint, manifest, record)
-        own = np.asarray(record.classes.own)
-        said = answers(front_end, back_end, record, Preprocessor(manifest.image), images)
-        first, second = record.exits
-        score1 = score(first.score, said.logits1, said.gate1, own)
-        self.score2 = score(second.score, said.logits2, said.gate2, own)
-        right1, self.right2 = (own[logits.argmax(1)] == labels for logits in (said.logits1, said.logits2))
-        self.right_server = said.server.argmax(1) == labels
-        self.is_id = np.isin(labels, own)
-        self.at1 = score1 >= np.float32(first.threshold)
-        self.threshold = second.threshold
-        self.sent = ~self.at1 & (self.score2 < np.float32(second.threshold))
-        self.right_local = np.where(self.at1, right1, self.right2)
-        self.right = self.right_if(self.sent)
-        self.right_fused = np.where(self.sent, said.fused(own).argmax(1) == labels, self.right_local)
-        foreign = own_mass(said.server, own) < 0
-        self.right_switched = np.where(self.sent & foreign, self.right_server, self.right_local)
-
-    @property
-    def surety(self) -> NDArray[np.float32]:
-        """(n,) exit 2's score; SUREST for what left at exit 1."""
-        return np.where(self.at1, np.float32(SUREST), self.score2)
-
-    def sent_adaptively(self, part: NDArray[np.bool_], held_out: HeldOut, threshold: float) -> NDArray[np.bool_]:
-        """(n,) what a device sends of a stream of the images where `part` holds; nothing elsewhere.
-
-        threshold: that of exit 2 where foreign inputs come.
-        """
-        sent = np.zeros(len(part), bool)
-        sent[part] = sent_in_order(AdaptiveThreshold(held_out, threshold), self.surety[part])
-        return sent
-
-    def right_if(self, sent: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n,) whether the answer is right, had these been sent."""
-        right: NDArray[np.bool_] = np.where(sent, self.right_server, self.right_local)
-        return right
-
-    def accuracy(self, rho: float, part: NDArray[np.bool_], held_out: HeldOut | None) -> Accuracy:
-        """Accuracies over the images where `part` holds."""
-        inside, outside = part & self.is_id, part & ~self.is_id
-        oracle = np.where(self.is_id, self.right2, self.right_server)
-        following: dict[str, float | None] = {}
-        if held_out is not None:
-            sent = self.sent_adaptively(part, held_out, self.threshold)
-            right = self.right_if(sent)
-            following = {
-                "adaptive": _share(right, part),
-                "adaptive_id": _share(right, inside),
-                "adaptive_ood": _share_or_none(right, outside),
-                "offload_adaptive": _share(sent, part),
-            }
-        return Accuracy(
-            rho=rho,
-            overall=_share(self.right, part),
-            switched=_share(self.right_switched, part),
-            fused=_share(self.right_fused, part),
-            **following,
-            id=_share(self.right, inside),
-            ood=_share_or_none(self.right, outside),
-            client_only=_share(self.right_local, part),
-            client_id=_share(self.right_local, inside),
-            server_only=_share(self.right_server, part),
-            server_id=_share(self.right_server, inside),
-            server_ood=_share_or_none(self.right_server, outside),
-            oracle=_share(oracle, part),
-            exit1=_share(self.at1, part),
-            offload=_share(self.sent, part),
-            id_to_server=_share(self.sent, inside),
-            ood_to_client=_share_or_none(~self.sent, outside),
-        )
 
 
 def ranking(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> tuple[float | None, float | None]:
@@ -304,26 +226,17 @@ def ranking(inside: NDArray[np.float32], outside: NDArray[np.float32]) -> tuple[
     return auroc, float((outside >= threshold).mean())
 
 
-def _share(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+def _share(hits: Bools, among: Bools) -> float:
     return float(hits[among].mean())
 
 
-def _share_or_none(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+def _share_or_none(hits: Bools, among: Bools) -> float | None:
     return _share(hits, among) if among.any() else None
 
 
 def _mean(column: Sequence[Accuracy]) -> Accuracy:
     means = {name: _mean_of([getattr(one, name) for one in column]) for name in Accuracy.model_fields}
     return Accuracy.model_validate(means)
-
-
-def _mean_promise(column: Sequence[BudgetCurve]) -> BudgetCurve:
-    return BudgetCurve(
-        budget=column[0].budget,
-        adaptive=tuple(np.mean([one.adaptive for one in column], 0).tolist()),
-        id_to_server=float(np.mean([one.id_to_server for one in column])),
-        ood_to_client=_mean_of([one.ood_to_client for one in column]),
-    )
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

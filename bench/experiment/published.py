@@ -47,6 +47,10 @@ CAPTIONS = {
     "the black mark is before it.",
     "features": "The cloud's embeddings on their principal plane, first seed.",
 }
+PROMISES = """\
+Had devices promised to send at most another share of own images, by thresholds that follow the stream. With the cloud's
+`word`, the device's answer stands where the cloud is as sure that the image is of an own class as its images held out
+say it has to be, so that the cloud answers no more own images (`own answered`) than the run itself promised to send:"""
 READING = """\
 All figures are %, mean ± standard deviation over the seeds, of the last round. ρ is the number of images of other
 classes for each image of an own class; what stands under a ρ is the accuracy of device and cloud together, with
@@ -158,7 +162,7 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
         yield from map(_with_title, judged)
     promised = [table for place in spots if (table := budgets(result, place)) is not None]
     if promised:
-        yield "Had devices promised to send at most another share of own images, by thresholds that follow the stream:"
+        yield PROMISES
         yield from map(_with_title, promised)
     alike = [table for place in spots if (table := representation(result, place)) is not None]
     if alike:

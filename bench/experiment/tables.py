@@ -164,9 +164,13 @@ def budgets(result: ExperimentResult, place: Place) -> Table | None:
     for same in zip(*counted, strict=True):
         figures = [*zip(*(one["adaptive"] for one in same), strict=True)]
         shares = [[one[name] for one in same if one[name] is not None] for name in ("id_to_server", "ood_to_client")]
-        rows.append((f"{100 * same[0]['budget']:g} %", *map(of.shown, (*figures, *shares)), f"{len(same)}"))
-    rhos = (f"ρ {rho:g}" for rho in sorted(result.grid.rhos))
-    return Table(place.label, ("promise", *rhos, "own sent", "other kept", "seeds"), tuple(rows))
+        ends = [[one["word"][end] for one in same if one.get("word")] for end in (0, -1)]
+        answered = [one["id_by_server"] for one in same if one.get("word")]
+        shown = map(of.shown, (*figures, *shares, *ends, answered))
+        rows.append((f"{100 * same[0]['budget']:g} %", *shown, f"{len(same)}"))
+    rhos = [f"ρ {rho:g}" for rho in sorted(result.grid.rhos)]
+    words = (f"{rhos[0]}, word", f"{rhos[-1]}, word", "own answered")
+    return Table(place.label, ("promise", *rhos, "own sent", "other kept", *words, "seeds"), tuple(rows))
 
 
 def beside_published(result: ExperimentResult, *, whole: bool = False) -> Table | None:

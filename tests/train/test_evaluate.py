@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from harmony.core.adaptive import SUREST, AdaptiveThreshold
+from harmony.core.adaptive import SUREST, AdaptiveThreshold, HeldOut
 from harmony.core.checkpoint import open_checkpoint
+from harmony.core.config import recorded_config
 from harmony.core.data import Dataset
 from harmony.core.errors import ContractMismatch
 from harmony.core.mix import test_mix as mix_of
@@ -18,7 +19,9 @@ from harmony.core.preprocess import Preprocessor
 from harmony.core.scores import own_mass
 from harmony.core.sealed import MANIFEST, SEAL, seal
 from harmony.train import Evaluation, evaluate, train
+from harmony.train.answers import answers
 from harmony.train.evaluate import ranking
+from harmony.train.federation import federation
 from harmony.train.models import load_back_end, load_front_end
 
 
@@ -35,6 +38,7 @@ def trained(images: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "threads": 1,
             "batch": 8,
             "checkpoint_every": 20,
+            "data": {"holdout": 0.4},  # of so few images, enough to keep a promise of 5 %
         }
     )
     return train(config, tmp_path_factory.mktemp("evaluate") / "run", dataset=images)
@@ -131,6 +135,53 @@ def test_of_another_promise_the_thresholds_are_those_that_it_would_have_set(
     sent = [one.id_to_server for one in evaluation.budgets]
     assert sent == sorted(sent)
     assert sent[-1] > sent[0]
+
+
+def test_the_clouds_word_is_calibrated_on_held_out_images(
+    evaluation: Evaluation, trained: Path, images: Dataset
+) -> None:
+    """20 % may be sent, of which the cloud answers what it takes for foreign; at most 5 % of own images are to be."""
+    manifest = open_checkpoint(trained)
+    members = federation(recorded_config(manifest.config), images)
+    right, answered = [], []
+    for record, client in zip(manifest.clients, members.clients, strict=True):
+        front_end, back_end = load_front_end(trained, manifest, record), load_back_end(trained, manifest, record)
+        mix, own = mix_of(images.y_test, record.classes.own, 1.0, 0), np.asarray(record.classes.own)
+
+        both = np.concatenate([images.x_train[client.holdout], images.x_test[mix.indices]])
+        said, known = answers(front_end, back_end, record, Preprocessor(manifest.image), both), len(client.holdout)
+        assert said.gate1 is not None
+        assert said.gate2 is not None
+        at1 = own_mass(said.gate1, own) >= record.exits[0].threshold
+        surety, mass = np.where(at1, np.float32(SUREST), own_mass(said.gate2, own)), own_mass(said.server, own)
+        threshold = np.sort(surety[:known])[int(0.2 * (known + 1)) - 1]
+        words = np.where(surety < threshold, mass, np.inf)[:known]
+        word = np.sort(words)[int(0.05 * (known + 1)) - 1]
+        held_out = HeldOut.of(surety[:known])
+        assert held_out is not None
+        adaptive = AdaptiveThreshold(held_out, float(threshold))
+        sent = np.array([score < adaptive.judge(score) for score in surety[known:].tolist()])
+        cloud = sent & (mass[known:] < word)
+        local = own[np.where(at1, said.logits1.argmax(1), said.logits2.argmax(1))[known:]]
+        answer = np.where(cloud, said.server.argmax(1)[known:], local)
+        right.append((answer == images.y_test[mix.indices]).mean())
+        answered.append(cloud[mix.is_id].mean())
+    found = {one.budget: one for one in evaluation.budgets}
+    assert found[0.2].word is not None
+    # One image may sit on a threshold, where other batches' arithmetic differs in the last bit.
+    assert found[0.2].word[-1] == pytest.approx(np.mean(right), abs=5e-3)
+    assert found[0.2].id_by_server == pytest.approx(np.mean(answered), abs=5e-3)
+    assert np.mean(answered) < found[0.2].id_to_server
+    assert found[0.05].word is None  # what may be sent, may be answered
+
+
+def test_on_other_images_there_is_no_word_but_what_the_checkpoint_knows(
+    evaluation: Evaluation, trained: Path, images: Dataset
+) -> None:
+    renamed = Dataset("other", images.x_train, images.y_train, images.x_test, images.y_test, images.class_names)
+    other = evaluate(trained, renamed, rhos=(0.0, 0.4, 1.0))
+    assert [one.word for one in other.budgets] == [None] * len(evaluation.budgets)
+    assert [one.adaptive for one in other.budgets] == [one.adaptive for one in evaluation.budgets]
 
 
 def test_held_out_scores_of_an_older_checkpoint_are_measured_anew(

@@ -148,6 +148,9 @@ def test_other_promises_are_listed_for_ours(result: ExperimentResult) -> None:
     assert found["ρ 1"].startswith(f"{100 * mean(one['adaptive'][-1] for one in curves):.1f} ± ")
     assert found["own sent"].startswith(f"{100 * mean(one['id_to_server'] for one in curves):.1f} ± ")
     assert found["seeds"] == "2"
+    words = [one["word"][-1] for one in curves]
+    assert found["ρ 1, word"].startswith(f"{100 * mean(words):.1f} ± ")
+    assert row(budgets(result, place), "1 %")["own answered"] == "–"
     old = with_cells(result, lambda cell: cell.model_copy(update={"evaluation": _without(cell.evaluation, "budgets")}))
     assert budgets(old, place) is None
 
