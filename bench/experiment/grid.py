@@ -174,8 +174,10 @@ class Cell:
 
 
 def meaning_of(config: TrainConfig, looks: dict[str, Any]) -> str:
-    """See Cell.meaning. The tables of other methods than the config's own have no part in it."""
-    strange = set(METHOD_DEFAULTS) - {config.method}
+    """See Cell.meaning. The tables of other methods than the config's own have no part in it, nor has Muon's rate where
+    Adam takes all steps.
+    """
+    strange = set(METHOD_DEFAULTS) - {config.method} | ({"muon_rate"} if config.optimizer == "adam" else set())
     settings = {name: value for name, value in config.model_dump(mode="json").items() if name not in strange}
     return json.dumps([settings, looks], sort_keys=True)
 

@@ -108,7 +108,8 @@ def page_block(results: Sequence[ExperimentResult], plots: str) -> str:
 
 
 def _in_order(results: Sequence[ExperimentResult]) -> list[ExperimentResult]:
-    return sorted(results, key=lambda result: (not result.grid.headline, result.grid.name))
+    """Headlines first, our own comparisons before those with published figures."""
+    return sorted(results, key=lambda result: (not result.grid.headline, result.grid.published != (), result.grid.name))
 
 
 def readme_block(results: Sequence[ExperimentResult], page: Path) -> str:
@@ -126,7 +127,8 @@ def _headline(result: ExperimentResult) -> list[str]:
         return [title, result.grid.about, beside.markdown(), _sources(result), _provenance(result)] if ours else []
     whole = [place for place in places(result) if all(line.whole for line in lines(result, place))]
     tables = [_with_title(accuracy(result, place, HEADLINE)) for place in whole]
-    return [title, HEADLINE_READING, *tables, _provenance(result)] if tables else []
+    about = [result.grid.about] if result.grid.about else []
+    return [title, *about, HEADLINE_READING, *tables, _provenance(result)] if tables else []
 
 
 def section(result: ExperimentResult, plots: Sequence[str], folder: str) -> str:

@@ -55,6 +55,15 @@ def test_equal_runs_are_one_whatever_they_are_called(grid: Grid) -> None:
     assert len({cell.key for cell in cells_of(grid)}) == 2 * 4
 
 
+@pytest.mark.parametrize(("optimizer", "runs"), [("adam", 1), ("muon", 2)])
+def test_muons_rate_makes_another_run_of_those_that_muon_trains(
+    optimizer: str, runs: int, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    methods = [{"name": f"{rate}", "muon_rate": rate, "optimizer": optimizer} for rate in (0.01, 0.02)]
+    grid = load_grid(saved(changed(settings, methods=methods, seeds=[0]), tmp_path))
+    assert len({cell.meaning for cell in cells_of(grid) if cell.family == "two widths"}) == runs
+
+
 @pytest.mark.parametrize(
     ("updates", "said"),
     [

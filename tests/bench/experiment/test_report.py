@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harmony.bench.experiment import ExperimentResult, Grid, collect
+from harmony.bench.experiment import ExperimentResult, Grid, cells_of, collect, restore
 from harmony.bench.experiment.grid import Published
 from harmony.bench.experiment.published import BEGIN, END, page_block, publish, readme_block, save_report
 from harmony.bench.experiment.results import CellResult
@@ -259,3 +259,11 @@ def test_a_published_result_is_of_committed_code_and_of_the_grid_beside_it(path:
     result = read_result(path, ExperimentResult)
     require_committed(result)
     assert result.grid == load_grid(ROOT / "experiments" / f"{result.grid.name}.toml")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_published_grid_goes_on_from_all_that_it_has(path: Path, tmp_path: Path) -> None:
+    """Its settings mean today what they meant when its cells ran: none would be trained anew."""
+    result = read_result(path, ExperimentResult)
+    cells = cells_of(result.grid)
+    assert restore(result, cells, tmp_path) == len(result.cells)
