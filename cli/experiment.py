@@ -51,8 +51,8 @@ def experiment(
     harmony experiment --report results/experiment-*.json        tables and plots
     harmony experiment --report --publish results/experiment-*.json
 
-    A finished run is never run twice, not even where only the result file is left of it; an unfinished one goes on
-    from its last state, and changed settings make another run. A run that fails is named, the others go on, and the
+    A finished run is never run twice, not even where only a result file is left of it, this grid's or another's in the
+    same folder; an unfinished one goes on from its last state, and changed settings make another run. A run that fails is named, the others go on, and the
     exit code is 1.
     """
     if report:
@@ -78,8 +78,8 @@ def experiment(
     grid = load_grid(_one(files, publish))
     home, target = out or Path("runs/experiments") / grid.name, results / f"experiment-{grid.name}.json"
     cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
-    if target.exists():
-        restore(read_result(target, ExperimentResult), cells_of(grid), home)
+    for known in sorted(results.glob("experiment-*.json"), key=lambda path: (path != target, path)):
+        restore(read_result(known, ExperimentResult), cells_of(grid), home)
     if list_:
         _list(cells, home, as_json)
         return

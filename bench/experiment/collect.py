@@ -46,9 +46,10 @@ def collect(grid: Grid, home: Path, watch: Watch) -> ExperimentResult:
 
 
 def restore(published: ExperimentResult, cells: Sequence[Cell], home: Path) -> int:
-    """Take finished cells over from an earlier result file, where `home` has none: how many.
+    """Take finished cells over from a result file, this grid's or another's, where `home` has none: how many.
 
-    So a grid goes on although its folders are gone, and a new result file never holds less than the old one. What was
+    So a grid goes on although its folders are gone, a new result file never holds less than the old one, and what two
+    grids ask alike is run once. What was
     not kept in the file, the trained networks above all, stays gone.
     """
     by_meaning = dict(_meanings(published))

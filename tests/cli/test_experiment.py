@@ -95,6 +95,21 @@ def test_a_grid_is_run_gone_on_with_and_reported(harmony, tmp_path: Path) -> Non
     assert (tmp_path / "report/tiny-rho.png").stat().st_size > 1000
 
 
+def test_what_another_grid_ran_already_is_not_run_again(harmony, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = harmony("tiny.toml", "--only", "SplitGP", "--seed", "0")
+    assert code == 0, err
+    other = GRID.replace('name = "tiny"', 'name = "other"').replace('name = "SplitGP"', 'name = "Split, renamed"')
+    Path("other.toml").write_text(other)
+    code, out, err = harmony("other.toml", "--only", "Split, renamed", "--json")
+    assert code == 0, err
+    assert "seed 0: " not in err
+    assert "seed 1: " in err
+    there = json.loads((tmp_path / "results/experiment-tiny.json").read_text())
+    taken = next(cell for cell in json.loads(out)["cells"] if cell["seed"] == 0)
+    assert taken["method"] == "Split, renamed"
+    assert taken["evaluation"] == there["cells"][0]["evaluation"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
