@@ -52,8 +52,8 @@ def experiment(
     harmony experiment --report --publish results/experiment-*.json
 
     A finished run is never run twice, not even where only a result file is left of it, this grid's or another's in the
-    same folder; an unfinished one goes on from its last state, and changed settings make another run. A run that fails is named, the others go on, and the
-    exit code is 1.
+    same folder; an unfinished one goes on from its last state, and changed settings make another run. A run that fails
+    is named, the others go on, and the exit code is 1.
     """
     if report:
         _write_report(files, out or Path("runs/experiments/report"), publish)
