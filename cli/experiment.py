@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harmony.cli.extras import require
+from harmony.cli.train import DeviceName
 
 if TYPE_CHECKING:
     from harmony.bench.experiment import Cell, Event, ExperimentResult
@@ -28,6 +29,9 @@ def experiment(
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where experiment-NAME.json goes.")] = Path("results"),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes side by side.")] = 2,
     data_dir: Annotated[Path | None, typer.Option(help="Look for named data sets here first.")] = None,
+    device: Annotated[
+        DeviceName | None, typer.Option(help="Train here, whatever the grid says; other runs than elsewhere.")
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this method, by its name; repeatable.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only this data entry, by its name; repeatable.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
@@ -76,6 +80,8 @@ def experiment(
     from harmony.bench.result_files import read_result
 
     grid = load_grid(_one(files, publish))
+    if device is not None:
+        grid = grid.model_copy(update={"base": grid.base | {"device": device}})
     home, target = out or Path("runs/experiments") / grid.name, results / f"experiment-{grid.name}.json"
     cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
     for known in sorted(results.glob("experiment-*.json"), key=lambda path: (path != target, path)):

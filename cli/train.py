@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Those of harmony.core.config, which is not imported for --help alone.
 MethodName = Literal["harmony", "splitgp", "local", "lg_fedavg", "heterofl", "fedproto", "fedtgp", "fedgh"]
+DeviceName = Literal["cpu", "cuda"]
 
 
 def train(
@@ -45,6 +46,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate at the start.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same numbers.")] = None,
     threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
+    device: Annotated[DeviceName | None, typer.Option(help="Where rounds are computed. Default: cpu.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other field, in TOML; repeatable.")
     ] = None,
@@ -60,6 +62,7 @@ def train(
     harmony train --out runs/c10 --data cifar10 --clients 20 --arch resnet-w16-d1 --arch mobilenet-w24-d2
     harmony train --out runs/sh --set partition.kind='"shards"' --set partition.shards_per_client=2
     harmony train --out runs/bf16 --set precision='"bfloat16"'        faster where the processor has AMX
+    harmony train --out runs/gpu --device cuda                       on an NVIDIA GPU, with a CUDA build of torch
     harmony train --print-config > mine.toml; harmony train --config mine.toml --out runs/mine
     harmony train --out runs/first --resume                          after a kill or a power cut
     """
@@ -75,6 +78,7 @@ def train(
         "batch": batch,
         "learning_rate": learning_rate,
         "threads": threads,
+        "device": device,
         "architectures": arch or None,
         "data": {"name": data, "folder": None if data_dir is None else str(data_dir)},
         "partition": {"clients": clients, "classes": classes},

@@ -148,7 +148,8 @@ class TrainConfig(Table):
     A round is `steps` batches of every client that takes part. participation: the share of clients drawn for a round.
     optimizer: what takes the steps of training; learning_rate: Adam's at the start; muon_rate: Muon's, for convolutions
     (the rest stays Adam's); both are annealed to 0. precision: of layers and what lies between them while training;
-    weights, losses and whatever is saved are float32. gamma: weight of the exits' loss against the back end's.
+    weights, losses and whatever is saved are float32. gamma: weight of the exits' loss against the back end's. device:
+    where rounds are computed; a GPU sums in orders of its own, so a run does not move from one to the other.
     """
 
     method: Method = "harmony"
@@ -181,6 +182,7 @@ class TrainConfig(Table):
     harmony: HarmonyConfig = HarmonyConfig()
     checkpoint_every: Positive = 10
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @field_validator("architectures")
     @classmethod

@@ -40,9 +40,9 @@ class Cloud:
         tokens = torch.cat([upload.tokens for upload in uploads])
         embedding = self.back_end.embed(torch.cat(features))
         each = F.cross_entropy(self.back_end.classify(embedding), tokens, reduction="none")
-        loss, contrast = self.share * each.mean(), torch.zeros(())
+        loss, contrast = self.share * each.mean(), each.new_zeros(())
         if self.settings.contrast > 0:
-            groups = torch.cat([torch.full((len(upload.tokens),), upload.group) for upload in uploads])
+            groups = torch.cat([upload.tokens.new_full((len(upload.tokens),), upload.group) for upload in uploads])
             contrast = supervised_contrastive(embedding, tokens, groups, self.settings.temperature)
             loss = loss + self.settings.contrast * contrast
         self.optimizer.zero_grad(set_to_none=True)

@@ -63,6 +63,11 @@ class Federation:
     key: str = ""
 
     @cached_property
+    def place(self) -> torch.device:
+        """Where weights, batches and whatever else takes part in a round lie."""
+        return torch.device(self.config.device)
+
+    @cached_property
     def groups(self) -> dict[Architecture, list[int]]:
         """Clients by architecture, in the order in which the architectures first appear."""
         groups: dict[Architecture, list[int]] = {}
@@ -88,7 +93,7 @@ class Federation:
         mask = torch.zeros(len(self.clients), self.dataset.classes, dtype=torch.bool)
         for client in self.clients:
             mask[client.index, torch.from_numpy(client.classes.own_tokens)] = True
-        return mask
+        return mask.to(self.place)
 
     @cached_property
     def _preprocess(self) -> Preprocessor:
@@ -96,7 +101,8 @@ class Federation:
 
     def inputs(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
         """Scaled model input (n, C, H, W) of images (n, H, W, C); channels last in memory, which convolves faster."""
-        return torch.from_numpy(self._preprocess(images)).to(memory_format=torch.channels_last)
+        scaled = torch.from_numpy(self._preprocess(images))
+        return scaled.to(self.place, memory_format=torch.channels_last)
 
     def batch(self, clients: Sequence[int], step: int, purpose: int = BATCHES) -> tuple[Tensor, Tensor]:
         """The batches of some clients at a step, end to end: inputs (clients · batch, C, H, W) and tokens.
@@ -104,8 +110,11 @@ class Federation:
         purpose: the first word of the random stream that draws them.
         """
         drawn = self._drawn(clients, step, purpose)
-        tokens = torch.from_numpy(self.tokens[self.dataset.y_train[drawn]])
-        return self.inputs(self._augmented(clients, drawn, step, purpose)), tokens
+        return self.inputs(self._augmented(clients, drawn, step, purpose)), self.tokens_of(drawn)
+
+    def tokens_of(self, images: NDArray[np.int64]) -> Tensor:
+        """The true tokens of some training images."""
+        return torch.from_numpy(self.tokens[self.dataset.y_train[images]]).to(self.place)
 
     def _augmented(
         self, clients: Sequence[int], drawn: NDArray[np.int64], step: int, purpose: int
@@ -129,7 +138,7 @@ class Federation:
     def told_tokens(self, clients: Sequence[int], step: int) -> Tensor:
         """What some clients tell the cloud of their batches at a step, end to end: (clients · batch,) tokens."""
         drawn = self._drawn(clients, step, BATCHES)
-        return torch.from_numpy(self.tokens[self.dataset.y_train[drawn]] if self.told is None else self.told[drawn])
+        return self.tokens_of(drawn) if self.told is None else torch.from_numpy(self.told[drawn]).to(self.place)
 
     def _drawn(self, clients: Sequence[int], step: int, purpose: int) -> NDArray[np.int64]:
         return np.concatenate([self._draw(self.clients[index], step, purpose) for index in clients])

@@ -27,7 +27,7 @@ class FedProto(NearestPrototype):
 
     def learn(self, uploads: Uploads, losses: Losses) -> None:
         """The mean of every class over this round's images; a class that nobody drew keeps its prototype."""
-        images = torch.zeros(self.classes).index_add(0, uploads.tokens, uploads.images)
+        images = uploads.images.new_zeros(self.classes).index_add(0, uploads.tokens, uploads.images)
         sums = torch.zeros_like(self.prototypes).index_add(0, uploads.tokens, uploads.means * uploads.images[:, None])
         drawn = images > 0
         self.prototypes = torch.where(drawn[:, None], sums / images.clamp(min=1)[:, None], self.prototypes)

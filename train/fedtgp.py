@@ -34,7 +34,7 @@ class FedTGP(NearestPrototype):
             vectors = nn.Embedding(self.classes, self.width)
             self.generator = nn.Sequential(
                 vectors, nn.Linear(self.width, self.width), nn.ReLU(), nn.Linear(self.width, self.width)
-            )
+            ).to(federation.place)
 
     def learn(self, uploads: Uploads, losses: Losses) -> None:
         """Train the prototypes on this round's class means."""
@@ -51,7 +51,7 @@ class FedTGP(NearestPrototype):
         self.known = self.known.index_fill(0, uploads.tokens, value=True)
 
     def _generate(self) -> Tensor:
-        out: Tensor = self.generator(torch.arange(self.classes))
+        out: Tensor = self.generator(torch.arange(self.classes, device=self.federation.place))
         return out
 
     def state(self) -> State:

@@ -59,6 +59,7 @@ class Harmony:
         classes = federation.dataset.classes
         with seeded(config.seed):
             self.back_end = BackEnd(federation.feature, width=config.back_end_width, tokens=classes)
+            self.back_end.to(federation.place)
             self.shared = _super_networks(federation)
         theirs = optimizer_of(self.back_end.parameters(), config)
         self.cloud = Cloud(self.back_end, config.harmony, share=1 - config.gamma, optimizer=theirs)
@@ -83,7 +84,7 @@ class Harmony:
         losses.add("server", ids, learnt.each.view(len(ids), -1).mean(1))
         losses.add("contrast", ids, learnt.contrast.expand(len(ids)))
         self.aggregator.zero_grad(set_to_none=True)
-        share = torch.tensor(config.gamma / 2 / len(clients))
+        share = torch.tensor(config.gamma / 2 / len(clients), device=self.federation.place)
         for (_, feature, own_loss), gradient in zip(forward, learnt.gradients, strict=True):
             torch.autograd.backward([feature, own_loss], [self.post(gradient).feature, share])
         sums = {name: value.grad for name, value in self.shared.items() if value.grad is not None}
@@ -145,6 +146,7 @@ class Harmony:
     def _front_end(self, architecture: Architecture) -> FrontEnd:
         federation, classes = self.federation, self.federation.dataset.classes
         front_end = FrontEnd(architecture, federation.image, federation.feature, outputs=classes, gate=classes)
+        front_end.to(federation.place)
         _, weights = self.slice_of(architecture)
         front_end.load_state_dict({name: value.detach() for name, value in weights.items()}, strict=False)
         return front_end
@@ -185,7 +187,7 @@ def _super_networks(federation: Federation) -> Parameters:
         for name, value in network.named_parameters():
             if ".head." not in name:
                 key = name if name.startswith("exit2.") else f"{family}/{name}"
-                shared.setdefault(key, value.detach().clone().requires_grad_())
+                shared.setdefault(key, value.detach().to(federation.place, copy=True).requires_grad_())
     return shared
 
 

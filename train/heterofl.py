@@ -41,6 +41,8 @@ class HeteroFL(LocalTraining):
                 family: FrontEnd(one, federation.image, federation.feature, outputs=classes, gate=None)
                 for family, one in largest(federation.groups).items()
             }
+        for one in self.large.values():
+            one.to(federation.place)
         self.theta = copy.deepcopy(self.back_ends[0])
         self.rows = federation.own if federation.config.heterofl.masked else torch.ones_like(federation.own)
         self._hand_out()
@@ -93,7 +95,7 @@ def average_elements(large: nn.Module, slices: Sequence[nn.Module], rows: Tensor
         sums, count = torch.zeros_like(value), torch.zeros_like(value)
         for one, own in zip(held, rows, strict=True):
             if name in one:
-                part = own.view(-1, *[1] * (value.dim() - 1)).float() if name.endswith(HEADS) else torch.ones(())
+                part = own.view(-1, *[1] * (value.dim() - 1)).float() if name.endswith(HEADS) else value.new_ones(())
                 sums[_slot(one[name])] += part * one[name]
                 count[_slot(one[name])] += part
         value.copy_(torch.where(count > 0, sums / count.clamp(min=1), value))

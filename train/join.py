@@ -162,8 +162,8 @@ def _federation_of_one(
     (split,) = partition(ranks, spec, classes=len(own), seed=newcomer.seed, holdout=config.data.holdout)
     classes = ClassMap(names=dataset.class_names, own=newcomer.own, tokens=tuple(range(dataset.classes)))
     client = Client(0, newcomer.architecture, classes, places[split.train], places[split.holdout])
-    seeded_config = config.model_copy(update={"seed": newcomer.seed})
-    return Federation(seeded_config, dataset, (client,), manifest.image, manifest.feature)
+    own_config = config.model_copy(update={"seed": newcomer.seed, "device": "cpu"})  # one small network, no GPU's work
+    return Federation(own_config, dataset, (client,), manifest.image, manifest.feature)
 
 
 def _batch(member: Federation, step: int) -> Tensor:

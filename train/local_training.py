@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's usual name
@@ -18,8 +18,6 @@ from harmony.core.models import BackEnd, FrontEnd
 from harmony.train.federation import Federation
 from harmony.train.losses import masked_cross_entropy
 from harmony.train.method import Losses, State, Trained, annealed, numpy_state, optimizer_of, seeded
-
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class LocalTraining:
@@ -38,12 +36,15 @@ class LocalTraining:
         self.federation, config = federation, federation.config
         classes = federation.dataset.classes
         with seeded(config.seed):
-            back_end = _laid_out(BackEnd(federation.feature, width=config.back_end_width, tokens=classes))
+            back_end = BackEnd(federation.feature, width=config.back_end_width, tokens=classes)
             # Clients of one architecture start from the same weights, as those of the papers do.
             start = {
-                one: _laid_out(FrontEnd(one, federation.image, federation.feature, outputs=classes, gate=None))
+                one: FrontEnd(one, federation.image, federation.feature, outputs=classes, gate=None)
                 for one in federation.groups
             }
+        for module in (back_end, *start.values()):
+            # Where the images are and in their memory order, so that no convolution has to turn the weights first.
+            module.to(federation.place, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.front_ends = [copy.deepcopy(start[client.architecture]) for client in federation.clients]
         self.back_ends = [copy.deepcopy(back_end) for _ in federation.clients]
 
@@ -118,11 +119,6 @@ class LocalTraining:
         if self.share_back_end:
             return {"back_end": self.back_ends} | clients
         return {f"back_end/{client}": [back_end] for client, back_end in enumerate(self.back_ends)} | clients
-
-
-def _laid_out(module: ModuleT) -> ModuleT:
-    """Weights in the memory order of the images, so that no convolution has to turn them first."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 @torch.no_grad()

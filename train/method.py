@@ -35,7 +35,7 @@ class Losses:
 
     def add(self, name: str, clients: Sequence[int], values: Tensor) -> None:
         """Add one step's values, (clients,)."""
-        values = values.detach()
+        values = values.detach().cpu()
         self.terms[name][list(clients)] += values
         if self.culprit is None and not bool(values.isfinite().all()):
             self.culprit = name, clients[int((~values.isfinite()).nonzero()[0, 0])]
@@ -118,7 +118,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def numpy_state(module: nn.Module) -> dict[str, NDArray[Any]]:
     """A module's parameters as arrays of their own."""
-    return {name: value.detach().numpy().copy() for name, value in module.state_dict().items()}
+    return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
 
 
 def optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> State:

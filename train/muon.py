@@ -78,7 +78,7 @@ def _adam(parameters: list[Moving], rate: float) -> None:
     by_age: dict[int, list[Moving]] = defaultdict(list)
     for one in parameters:
         if "step" not in one.state:
-            one.state["step"] = torch.zeros(())
+            one.state["step"] = torch.zeros(())  # on the CPU: it is asked for at every step
         by_age[int(one.state["step"].add_(1))].append(one)
     for age, alike in by_age.items():
         gradients = [one.gradient for one in alike]

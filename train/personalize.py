@@ -54,7 +54,7 @@ def personal_front_end(federation: Federation, index: int, front_end: FrontEnd) 
 
 def _exit_loss(federation: Federation, index: int, front_end: FrontEnd, images: NDArray[np.int64]) -> Tensor:
     out = front_end(federation.inputs(federation.dataset.x_train[images]))
-    tokens = torch.from_numpy(federation.tokens[federation.dataset.y_train[images]])
+    tokens = federation.tokens_of(images)
     own = federation.own[index].expand(len(tokens), -1)
     return masked_cross_entropy(out.logits1, tokens, own) + masked_cross_entropy(out.logits2, tokens, own)
 
@@ -74,9 +74,7 @@ def personal_heads(federation: Federation, index: int, front_end: FrontEnd) -> N
     """
     client = federation.clients[index]
     kept = [_embed(federation, front_end, images) for images in (client.train, client.holdout)]
-    tokens = [
-        torch.from_numpy(federation.tokens[federation.dataset.y_train[at]]) for at in (client.train, client.holdout)
-    ]
+    tokens = [federation.tokens_of(images) for images in (client.train, client.holdout)]
     for place, exit_ in enumerate((front_end.exit1, front_end.exit2)):
         start = _gate_rows(exit_)
         head = _train(federation, index, start, kept[0][place], tokens[0])

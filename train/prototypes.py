@@ -29,8 +29,9 @@ class Uploads(NamedTuple):
 
     def by_client(self, values: Tensor, clients: int) -> Tensor:
         """Mean of (m,) values over each client's uploads: (clients,)."""
-        sums = torch.zeros(clients).index_add(0, self.clients, values)
-        return sums / torch.bincount(self.clients, minlength=clients).clamp(min=1)
+        none = values.new_zeros(clients)
+        uploads = none.index_add(0, self.clients, torch.ones_like(values))
+        return none.index_add(0, self.clients, values) / uploads.clamp(min=1)
 
 
 class ClassMeans(LocalTraining):
@@ -47,14 +48,15 @@ class ClassMeans(LocalTraining):
         self._forget()
 
     def _forget(self) -> None:
-        self._sums = torch.zeros(len(self.back_ends), self.classes, self.width)
-        self._images = torch.zeros(len(self.back_ends), self.classes)
+        clients, place = len(self.back_ends), self.federation.place
+        self._sums = torch.zeros(clients, self.classes, self.width, device=place)
+        self._images = torch.zeros(clients, self.classes, device=place)
 
     def back_end_terms(self, client: int, feature: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the client's own classifier, and what the method asks of the embedding."""
         embedding = self.back_ends[client].embed(feature)
         self._sums[client].index_add_(0, tokens, embedding.detach())
-        self._images[client].index_add_(0, tokens, torch.ones(len(tokens)))
+        self._images[client].index_add_(0, tokens, self._images.new_ones(len(tokens)))
         server = F.cross_entropy(self.back_ends[client].classify(embedding), tokens)
         return {"server": server} | self.embedding_terms(embedding, tokens)
 
@@ -85,8 +87,8 @@ class NearestPrototype(ClassMeans):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
-        self.prototypes = torch.zeros(self.classes, self.width)
-        self.known = torch.zeros(self.classes, dtype=torch.bool)
+        self.prototypes = torch.zeros(self.classes, self.width, device=federation.place)
+        self.known = torch.zeros(self.classes, dtype=torch.bool, device=federation.place)
 
     def embedding_terms(self, embedding: Tensor, tokens: Tensor) -> dict[str, Tensor]:
         """pull · MSE(embedding, prototype of its class); 0 for a class without one."""
@@ -106,7 +108,8 @@ class NearestPrototype(ClassMeans):
     def restore(self, state: State) -> None:
         """Take over what `state` gave."""
         super().restore(state)
-        self.prototypes, self.known = state["prototypes"].clone(), state["known"].bool()
+        place = self.federation.place
+        self.prototypes, self.known = state["prototypes"].to(place, copy=True), state["known"].bool().to(place)
 
 
 def nearest(prototypes: Tensor, known: Tensor) -> dict[str, NDArray[np.float32]]:
@@ -114,5 +117,5 @@ def nearest(prototypes: Tensor, known: Tensor) -> dict[str, NDArray[np.float32]]
 
     −½‖e − p‖² = e·p − ½‖p‖² − ½‖e‖², and the last part is the same for all classes.
     """
-    bias = torch.where(known, -prototypes.square().sum(1) / 2, torch.tensor(_NEVER))
-    return {"classify.weight": prototypes.numpy().copy(), "classify.bias": bias.numpy()}
+    bias = torch.where(known, -prototypes.square().sum(1) / 2, prototypes.new_tensor(_NEVER))
+    return {"classify.weight": prototypes.cpu().numpy().copy(), "classify.bias": bias.cpu().numpy()}

@@ -87,16 +87,20 @@ def train(
 
     resume: go on from the last state in `out`, if there is one; the outcome has the same bits as an unbroken run.
     dataset: the images, if they are loaded already. look: changes no bit of the outcome. Raises RunExists, RunError
-    (another config or other images than the run began with), Diverged, StorageError, and what loading the data raises.
+    (another config or other images than the run began with; no GPU or compiler where the config asks for one),
+    Diverged, StorageError, and what loading the data raises.
     """
     _check_folder(config, out, resume)
     if (out / CHECKPOINT).exists():
         open_checkpoint(out / CHECKPOINT)
         return out / CHECKPOINT
     torch.set_num_threads(config.threads)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        mend = "install a CUDA build of torch on a machine with an NVIDIA GPU, or choose cpu"
+        raise RunError("PyTorch finds no GPU here", field="device", mend=mend)
     dataset = dataset or load(config.data.name, data_dir=Path(config.data.folder) if config.data.folder else None)
     members = federation(config, dataset)
-    method, kernels = METHODS[config.method](members), kernels_for(config.precision)
+    method, kernels = METHODS[config.method](members), kernels_for(config.precision, config.device)
     # Nothing is written before data, partition, architectures and compiler are known to be good.
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +236,8 @@ def _held_out_scores(
     )
     front_end.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     with torch.no_grad():
-        out = front_end(members.inputs(members.dataset.x_train[client.holdout]))
+        # On the CPU, wherever the run was trained: devices have no other.
+        out = front_end(members.inputs(members.dataset.x_train[client.holdout]).cpu())
     first, second = (
         score(members.config.exits.score, logits[:, own].numpy(), None if gates is None else gates.numpy(), own)
         for logits, gates in ((out.logits1, out.gate1), (out.logits2, out.gate2))

@@ -40,7 +40,7 @@ class StateManifest(Manifest):
 def save_state(run: Path, manifest: StateManifest, tensors: dict[str, Tensor]) -> None:
     """Add a state to the run folder, then drop the oldest ones."""
     with sealing(state_folder(run, manifest.round)) as draft:
-        save_tensors(draft / TENSORS, {name: value.detach().numpy() for name, value in tensors.items()})
+        save_tensors(draft / TENSORS, {name: value.detach().cpu().numpy() for name, value in tensors.items()})
         seal(draft, manifest)
     for old in _folders(run)[:-KEPT]:
         shutil.rmtree(old)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from harmony.core.models import Kernels
-from harmony.train.kernels.bfloat16 import BFloat16Kernels
+from harmony.train.kernels.bfloat16 import BFloat16Convolutions, BFloat16Kernels
 
 
-def kernels_for(precision: str) -> Kernels | None:
+def kernels_for(precision: str, device: str = "cpu") -> Kernels | None:
     """What computes at the precision of a config; None: PyTorch itself. RunError where there is no C compiler."""
-    return BFloat16Kernels() if precision == "bfloat16" else None
+    if precision != "bfloat16":
+        return None
+    return BFloat16Kernels() if device == "cpu" else BFloat16Convolutions()

@@ -1,4 +1,6 @@
-"""Layers in bfloat16: PyTorch's convolutions, which use AMX where the processor has it, and normalisation by norm.c."""
+"""Layers in bfloat16: PyTorch's convolutions, which use AMX or tensor cores where there are any, and normalisation in
+float32, on processors by norm.c.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,8 @@ from harmony.train.kernels.compiled import compiled
 LAST = torch.channels_last
 
 
-class BFloat16Kernels:
+class BFloat16Convolutions:
     """A `Kernels`: weights stay float32, and get float32 gradients."""
-
-    def __init__(self) -> None:
-        compiled()  # a missing compiler is known before the first round
 
     def convolve(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
         """In bfloat16, accumulated in float32. Depthwise ones stay float32: their way back has no fast kernel else."""
@@ -33,6 +32,19 @@ class BFloat16Kernels:
             convolution.dilation,
             convolution.groups,
         )
+
+    def normalise(self, norm: nn.GroupNorm, x: Tensor, add: Tensor | None, *, relu: bool) -> Tensor:
+        """As PyTorch does it."""
+        out: Tensor = norm(x.float())
+        out = out if add is None else out + add
+        return (torch.relu(out) if relu else out).to(torch.bfloat16)
+
+
+class BFloat16Kernels(BFloat16Convolutions):
+    """The same for a processor, with a kernel that is compiled for it."""
+
+    def __init__(self) -> None:
+        compiled()  # a missing compiler is known before the first round
 
     def normalise(self, norm: nn.GroupNorm, x: Tensor, add: Tensor | None, *, relu: bool) -> Tensor:
         """One pass over memory each way."""
