@@ -29,6 +29,7 @@ from harmony.bench.experiment.folders import (
 )
 from harmony.bench.experiment.grid import Cell
 from harmony.bench.experiment.results import CellResult
+from harmony.bench.host import cpu_name
 from harmony.core.data import Dataset, load
 from harmony.train import Evaluation, Look, Progress, evaluate, resumed_config, train
 from harmony.train.diagnose import diagnose, diagnose_between, midway
@@ -133,6 +134,7 @@ class _Writer:
         self.started, self.training = _clock(), True
 
     def _note_time(self, done: int) -> None:
+        self.diary.processor = cpu_name(Path("/proc/cpuinfo"))
         self.diary.seconds[done] = _plus(self.earlier, _since(self.started))
         self._save()
 
@@ -175,6 +177,7 @@ def _judge(checkpoint: Path, dataset: Dataset, writer: _Writer, commit: str | No
         after=after,
         cpu_seconds=cpu,
         wall_seconds=wall,
+        processor=diary.processor,
         gates=gates,
         traffic=traffic(federation(cell.config, dataset)),
         harmony_version=importlib.metadata.version("harmony-sfl"),

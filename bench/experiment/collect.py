@@ -65,7 +65,9 @@ def _meanings(published: ExperimentResult) -> Iterator[tuple[str, CellResult]]:
     looks = {_names(cell): cell.looks for cell in cells_of(published.grid)}
     for one in published.cells:
         with suppress(ConfigError):  # trained with settings that this version no longer has
-            yield meaning_of(recorded_config(one.config), looks[_names(one)]), one
+            trained_by = one.processor or published.host.cpu
+            noted = one.model_copy(update={"processor": trained_by})
+            yield meaning_of(recorded_config(one.config), looks[_names(one)]), noted
 
 
 def _names(one: Cell | CellResult) -> tuple[object, ...]:

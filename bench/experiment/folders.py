@@ -43,11 +43,13 @@ class Settings(BaseModel):
 class Diary(BaseModel):
     """What a cell saw so far.
 
-    seconds: (CPU, wall) of training by rounds done, counted over all attempts; losses: of the whole run, at its end.
+    seconds: (CPU, wall) of training by rounds done, counted over all attempts; processor: of the last of them; losses:
+    of the whole run, at its end.
     """
 
     commits: list[str | None] = Field(default_factory=list)
     seconds: dict[int, tuple[float, float]] = Field(default_factory=dict)
+    processor: str | None = None
     midway: dict[int, Midway] = Field(default_factory=dict)
     losses: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     before: Diagnosis | None = None

@@ -232,8 +232,9 @@ def _missing(result: ExperimentResult) -> str:
 def _provenance(result: ExperimentResult) -> str:
     commits = sorted({commit or "no commit" for cell in result.cells for commit in cell.commits})
     torch = sorted({cell.torch_version for cell in result.cells})
+    processors = sorted({cell.processor or result.host.cpu for cell in result.cells})
     seeds = ", ".join(map(str, result.grid.seeds))
     return (
-        f"Seeds {seeds}; {len(result.cells)} runs; {result.host.cpu}, {result.host.cores} cores; torch "
+        f"Seeds {seeds}; {len(result.cells)} runs; {', '.join(processors)}, {result.host.cores} cores; torch "
         f"{', '.join(torch)}; commit {', '.join(commits)}; `harmony experiment experiments/{result.grid.name}.toml`."
     )

@@ -24,7 +24,8 @@ class CellResult(Frozen):
     evaluation: what `harmony evaluate --json` gives, but `clients` are a few columns, with the values of one client
     after the other: architecture, auroc, and some accuracies at the first and the last ρ; losses: by term and round,
     means over clients; midway: looks at the models between rounds; before, after: features of the architectures
-    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; gates: every exit gate judged, if the
+    compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; processor: what trained it
+    last, None where that was not noted yet and is the file's host's; gates: every exit gate judged, if the
     grid asks for it; traffic: None where it was not counted yet; commits: of the code that trained it (several, if it
     was resumed under another), and last of the code that evaluated it.
     """
@@ -44,6 +45,7 @@ class CellResult(Frozen):
     after: Diagnosis | None
     cpu_seconds: float
     wall_seconds: float
+    processor: str | None = None
     gates: tuple[GateJudgement, ...] = ()
     traffic: Traffic | None = None
     harmony_version: str

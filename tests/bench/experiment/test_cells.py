@@ -197,6 +197,16 @@ def test_a_result_file_gives_its_cells_back_to_a_grid_whose_folders_are_gone(
     assert [one.evaluation for one in again.cells] == [one.evaluation for one in published.cells]
 
 
+def test_a_cell_says_which_processor_trained_it_wherever_it_is_collected(grid: Grid, ran: Path, tmp_path: Path) -> None:
+    """The seconds of an earlier file are those of its machine, not of the one that writes the next."""
+    here = collect(grid, ran, Watch())
+    assert {one.processor for one in here.cells} == {here.host.cpu}
+    old = [one.model_copy(update={"processor": None}) for one in here.cells]
+    host = here.host.model_copy(update={"cpu": "Another"})
+    restore(here.model_copy(update={"cells": tuple(old), "host": host}), cells_of(grid), tmp_path / "anew")
+    assert {one.processor for one in collect(grid, tmp_path / "anew", Watch()).cells} == {"Another"}
+
+
 def test_a_published_cell_of_other_settings_is_no_cell_of_this_grid(grid: Grid, ran: Path, tmp_path: Path) -> None:
     published = collect(grid, ran, Watch())
     changed = grid.model_copy(update={"base": grid.base | {"rounds": 3}})
