@@ -76,6 +76,7 @@ def experiment(
         write_experiment,
     )
     from harmony.bench.experiment.results import ExperimentResult
+    from harmony.bench.experiment.summary import routing
     from harmony.bench.host import Watch
     from harmony.bench.result_files import read_result
 
@@ -93,7 +94,7 @@ def experiment(
         reopen(cells, home)
     watch = Watch()
     waiting = unfinished(cells, home)
-    with _progress(waiting) as follow:
+    with _progress(waiting, routing(grid)) as follow:
         run_cells(waiting, home, jobs=jobs, commit=watch.commit, data_dir=data_dir, on_event=follow)
     outcome = collect(grid, home, watch)
     write_experiment(target, outcome)
@@ -150,8 +151,11 @@ def _list(cells: Sequence[Cell], home: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress(cells: Sequence[Cell]) -> Iterator[Callable[[Event], None]]:
-    """On stderr: all cells in rounds, so that the time left is known early; below, the runs that are going on."""
+def _progress(cells: Sequence[Cell], field: str) -> Iterator[Callable[[Event], None]]:
+    """On stderr: all cells in rounds, so that the time left is known early; below, the runs that are going on.
+
+    field: of the curve of accuracies that is shown of a finished one.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -173,7 +177,7 @@ def _progress(cells: Sequence[Cell]) -> Iterator[Callable[[Event], None]]:
         else:
             ended.append(event)
             rounds[key] = event.cell.config.rounds
-            display.console.print(_line(event, len(ended), len(unlike)), highlight=False, soft_wrap=True)
+            display.console.print(_line(event, len(ended), len(unlike), field), highlight=False, soft_wrap=True)
             if key in tasks:
                 display.remove_task(tasks.pop(key))
         display.update(total, completed=sum(rounds.values()), count=f"{len(ended)}/{len(unlike)} cells")
@@ -183,11 +187,11 @@ def _progress(cells: Sequence[Cell]) -> Iterator[Callable[[Event], None]]:
         yield follow
 
 
-def _line(event: Event, done: int, total: int) -> str:
+def _line(event: Event, done: int, total: int, field: str) -> str:
     head = f"{done}/{total} {event.cell.label}: "
     if event.result is None:
         return head + (event.error or "")
-    curve = {one["rho"]: one["overall"] for one in event.result.evaluation["mean"]}
+    curve = {one["rho"]: one[field] for one in event.result.evaluation["mean"]}
     ends = ", ".join(f"{100 * curve[rho]:.1f} % at ρ {rho:g}" for rho in sorted({min(curve), max(curve)}))
     return f"{head}{ends}, {event.result.cpu_seconds:.0f} s"
 

@@ -105,7 +105,9 @@ def test_what_another_grid_ran_already_is_not_run_again(harmony, tmp_path: Path)
     assert "seed 0: " not in err
     assert "seed 1: " in err
     there = json.loads((tmp_path / "results/experiment-tiny.json").read_text())
-    taken = next(cell for cell in json.loads(out)["cells"] if cell["seed"] == 0)
+    taken, new = json.loads(out)["cells"]
+    following = [f"{100 * one['adaptive']:.1f} % at ρ {one['rho']:g}" for one in new["evaluation"]["mean"]]
+    assert ", ".join(following) in err  # what the tables show, too
     assert taken["method"] == "Split, renamed"
     assert taken["evaluation"] == there["cells"][0]["evaluation"]
 
