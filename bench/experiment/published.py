@@ -153,7 +153,7 @@ def _tables(result: ExperimentResult) -> Iterator[str]:
             yield f"Routing at ρ = {max(result.grid.rhos):g}:\n\n{accuracy(result, place, ROUTING).markdown()}"
             yield f"Over ρ:\n\n{over_rho(result, place).markdown()}"
     if (gap := gaps(result)) is not None:
-        yield f"Against the best rival, in points:\n\n{gap.markdown()}"
+        yield f"Against the best rival, in points, paired by seed:\n\n{gap.markdown()}"
     lost = [table for place in spots if (table := ablation(result, place)) is not None]
     if lost:
         yield "Against the whole method, in points, paired by seed:"

@@ -79,7 +79,7 @@ def over_rho(result: ExperimentResult, place: Place) -> Table:
 
 
 def gaps(result: ExperimentResult) -> Table | None:
-    """Ours minus the best rival, in points, at every place; None without ours or a rival."""
+    """Ours minus the best rival, in points, paired by seed, at every place; None without ours or a rival."""
     known = metrics(result)
     rows = []
     for place in places(result):
@@ -91,11 +91,9 @@ def gaps(result: ExperimentResult) -> Table | None:
 
 
 def _gap(mine: Line, here: Sequence[Line], metric: Metric) -> str:
-    rival, value = best_rival(here, metric), mine.mean(metric)
-    theirs = None if rival is None else rival.mean(metric)
-    if rival is None or value is None or theirs is None:
-        return "–"
-    return f"{_sign(value - theirs)}{abs(metric.scale * (value - theirs)):.1f} ({rival.method})"
+    rival = best_rival(here, metric)
+    values = [] if rival is None else differences(mine, rival, metric)
+    return f"{_signed(metric, values)} ({rival.method})" if rival is not None and values else "–"
 
 
 def ablation(result: ExperimentResult, place: Place) -> Table | None:

@@ -119,7 +119,7 @@ def test_the_readme_waits_for_every_seed(result: ExperimentResult) -> None:
 
 def test_gaps_are_to_the_best_rival(result: ExperimentResult) -> None:
     changed = with_cells(result, scoring(HARMONY=(0.5, 0.6), SplitGP=(0.6, 0.8), alike=(0.9, 0.9)))
-    assert row(gaps(changed), "few, two widths")["ρ = 1"] == "−15.0 (SplitGP)"
+    assert row(gaps(changed), "few, two widths")["ρ = 1"] == "−15.0 ± 7.1 (SplitGP)"  # 50 − 60 and 60 − 80
     here = lines(changed, places(changed)[0])
     best = best_rival(here, metrics(changed)["high"])
     assert best is not None
