@@ -47,11 +47,16 @@ class Table(NamedTuple):
 
 def accuracy(result: ExperimentResult, place: Place, keys: Sequence[str] = MAIN) -> Table:
     """One place: methods against metrics, the best of ours and the rivals in bold."""
-    known, here = metrics(result), lines(result, place)
-    alike = {"high", "worst_high"} if len(set(result.grid.rhos)) == 1 else set()
-    shown = [known[key] for key in keys if key not in alike and any(line.values(known[key]) for line in here)]
+    here = lines(result, place)
+    shown = [metric for metric in _unlike(result, keys) if any(line.values(metric) for line in here)]
     rows = tuple((line.method, *_bold(line, here, shown), line.seeds) for line in here)
     return Table(place.label, ("method", *(metric.name for metric in shown), "seeds"), rows)
+
+
+def _unlike(result: ExperimentResult, keys: Sequence[str]) -> list[Metric]:
+    """The metrics of some keys, but the largest ρ's where it is the smallest one, too."""
+    known, twice = metrics(result), {"high", "worst_high"} if len(set(result.grid.rhos)) == 1 else set()
+    return [known[key] for key in keys if key not in twice]
 
 
 def _bold(line: Line, here: Sequence[Line], shown: Sequence[Metric]) -> Iterator[str]:
@@ -80,14 +85,14 @@ def over_rho(result: ExperimentResult, place: Place) -> Table:
 
 def gaps(result: ExperimentResult) -> Table | None:
     """Ours minus the best rival, in points, paired by seed, at every place; None without ours or a rival."""
-    known = metrics(result)
+    shown = _unlike(result, GAPS)
     rows = []
     for place in places(result):
         here = lines(result, place)
         mine = ours(here)
-        if mine is not None and best_rival(here, known["low"]) is not None:
-            rows.append((place.label, *(_gap(mine, here, known[key]) for key in GAPS)))
-    return Table("", ("", *(known[key].name for key in GAPS)), tuple(rows)) if rows else None
+        if mine is not None and best_rival(here, shown[0]) is not None:
+            rows.append((place.label, *(_gap(mine, here, metric) for metric in shown)))
+    return Table("", ("", *(metric.name for metric in shown)), tuple(rows)) if rows else None
 
 
 def _gap(mine: Line, here: Sequence[Line], metric: Metric) -> str:
