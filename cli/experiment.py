@@ -30,7 +30,8 @@ def experiment(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes side by side.")] = 2,
     data_dir: Annotated[Path | None, typer.Option(help="Look for named data sets here first.")] = None,
     device: Annotated[
-        DeviceName | None, typer.Option(help="Train here, whatever the grid says; other runs than elsewhere.")
+        DeviceName | None,
+        typer.Option(help="Train here: other runs, kept under NAME-DEVICE."),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this method, by its name; repeatable.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only this data entry, by its name; repeatable.")] = None,
@@ -82,7 +83,8 @@ def experiment(
 
     grid = load_grid(_one(files, publish))
     if device is not None:
-        grid = grid.model_copy(update={"base": grid.base | {"device": device}})
+        # Its runs are others, so they have a result file of their own.
+        grid = grid.model_copy(update={"name": f"{grid.name}-{device}", "base": grid.base | {"device": device}})
     home, target = out or Path("runs/experiments") / grid.name, results / f"experiment-{grid.name}.json"
     cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
     for known in sorted(results.glob("experiment-*.json"), key=lambda path: (path != target, path)):

@@ -49,8 +49,7 @@ def restore(published: ExperimentResult, cells: Sequence[Cell], home: Path) -> i
     """Take finished cells over from a result file, this grid's or another's, where `home` has none: how many.
 
     So a grid goes on although its folders are gone, a new result file never holds less than the old one, and what two
-    grids ask alike is run once. What was
-    not kept in the file, the trained networks above all, stays gone.
+    grids ask alike is run once. What was not kept in the file, the trained networks above all, stays gone.
     """
     by_meaning = dict(_meanings(published))
     taken = [(cell, by_meaning[cell.meaning]) for cell in unfinished(cells, home) if cell.meaning in by_meaning]

@@ -112,6 +112,16 @@ def test_what_another_grid_ran_already_is_not_run_again(harmony, tmp_path: Path)
     assert taken["evaluation"] == there["cells"][0]["evaluation"]
 
 
+def test_runs_on_another_device_leave_the_result_file_alone(harmony, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert harmony("tiny.toml", "--only", "SplitGP", "--seed", "0")[0] == 0
+    before = (tmp_path / "results/experiment-tiny.json").read_bytes()
+    code, out, err = harmony("tiny.toml", "--only", "HARMONY", "--seed", "0", "--device", "cpu", "--json")
+    assert code == 0, err
+    assert {cell["method"] for cell in json.loads(out)["cells"]} >= {"HARMONY"}
+    assert (tmp_path / "results/experiment-tiny.json").read_bytes() == before
+    assert (tmp_path / "results/experiment-tiny-cpu.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -65,14 +65,15 @@ def test_the_same_input_gives_the_same_bits() -> None:
     assert (one == other).all()
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # a GPU's kernels compute on any processor, too
 @pytest.mark.parametrize("name", ["resnet-w8-d1", "mobilenet-w8-d1", "patch-w8-d1"])
-def test_front_ends_see_the_same_in_bfloat16_to_its_digits(name: str) -> None:
+def test_front_ends_see_the_same_in_bfloat16_to_its_digits(name: str, device: str) -> None:
     image = ImageSpec(height=28, width=28, channels=1, mean=(0.0,), std=(1.0,))
     torch.manual_seed(0)
     front_end = FrontEnd(Architecture.parse(name), image, feature_spec(image), outputs=10, gate=10)
     inputs = torch.randn(8, 1, 28, 28).contiguous(memory_format=torch.channels_last)
     exact = front_end(inputs)
-    with computed_by(kernels_for("bfloat16")):
+    with computed_by(kernels_for("bfloat16", device)):
         rough = front_end(inputs)
         rough.feature.sum().backward()
     for one, other in zip(exact, rough, strict=True):
