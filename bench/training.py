@@ -206,9 +206,9 @@ def _difference(one: Losses, other: Losses) -> float:
 
 @torch.no_grad()
 def _peak_flops(tries: int = 3) -> float:
-    """FLOP per CPU-second of the faster of two that fill the processor: their libraries know some of them better.
+    """FLOP per CPU-second of the faster of two works that fill a processor.
 
-    MKL's products reach less than half of oneDNN's convolutions where the processor is not Intel's.
+    Their libraries are not the same: MKL multiplies slowly on some processors where oneDNN's convolutions do not.
     """
     side, channels, images = 1024, 128, 16
     square, weight = torch.rand(side, side), torch.rand(channels, channels, 3, 3)

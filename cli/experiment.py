@@ -29,10 +29,7 @@ def experiment(
     results: Annotated[Path, typer.Option(metavar="FOLDER", help="Where experiment-NAME.json goes.")] = Path("results"),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Processes side by side.")] = 2,
     data_dir: Annotated[Path | None, typer.Option(help="Look for named data sets here first.")] = None,
-    device: Annotated[
-        DeviceName | None,
-        typer.Option(help="Train here: other runs, kept under NAME-DEVICE."),
-    ] = None,
+    device: Annotated[DeviceName | None, typer.Option(help="Train here: other runs, kept under NAME-DEVICE.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this method, by its name; repeatable.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="Only this data entry, by its name; repeatable.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None,
@@ -86,9 +83,10 @@ def experiment(
         # Its runs are others, so they have a result file of their own.
         grid = grid.model_copy(update={"name": f"{grid.name}-{device}", "base": grid.base | {"device": device}})
     home, target = out or Path("runs/experiments") / grid.name, results / f"experiment-{grid.name}.json"
-    cells = choose(cells_of(grid), methods=only or (), data=data or (), seeds=seed or ())
+    plan = cells_of(grid)
+    cells = choose(plan, methods=only or (), data=data or (), seeds=seed or ())
     for known in sorted(results.glob("experiment-*.json"), key=lambda path: (path != target, path)):
-        restore(read_result(known, ExperimentResult), cells_of(grid), home)
+        restore(read_result(known, ExperimentResult), plan, home)
     if list_:
         _list(cells, home, as_json)
         return

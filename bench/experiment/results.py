@@ -25,8 +25,8 @@ class CellResult(Frozen):
     after the other: architecture, auroc, and some accuracies at the first and the last ρ; losses: by term and round,
     means over clients; midway: looks at the models between rounds; before, after: features of the architectures
     compared, untrained and trained; cpu_seconds, wall_seconds: of training alone; processor: what trained it
-    last, None where that was not noted yet and is the file's host's; gates: every exit gate judged, if the
-    grid asks for it; traffic: None where it was not counted yet; commits: of the code that trained it (several, if it
+    last, None where that was not noted yet and is the file's host's; gates: every exit gate judged, if the grid asks
+    for it; traffic: None where it was not counted yet; commits: of the code that trained it (several, if it
     was resumed under another), and last of the code that evaluated it.
     """
 
