@@ -46,6 +46,8 @@ _STYLE: dict[Any, Any] = {
 }
 WIDE, HIGH = 4.4, 3.1
 """Inches of one panel."""
+LINE = 0.2
+"""Inches of a legend's line."""
 Draw = Callable[[Axes, ExperimentResult, Sequence[Line], Mapping[str, str]], None]
 
 
@@ -107,7 +109,14 @@ def _legend(figure: Figure, panels: Sequence[Axes], order: Iterable[str]) -> Non
     for axes in panels:
         known |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     names = [name for name in order if name in known]
-    figure.legend([known[name] for name in names], names, loc="outside lower center", ncols=3)
+    handles = [known[name] for name in names]
+    for columns in (3, 2, 1):
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + LINE * max(0, rows - 3))  # three have room
 
 
 def _colours(result: ExperimentResult) -> dict[str, str]:

@@ -10,9 +10,11 @@ from statistics import mean, stdev
 from typing import Any
 
 import pytest
+from matplotlib import image
 
 from harmony.bench.experiment import ExperimentResult, Grid, cells_of, collect, restore
 from harmony.bench.experiment.grid import Published
+from harmony.bench.experiment.plots import save_plots
 from harmony.bench.experiment.published import BEGIN, END, page_block, publish, readme_block, save_report
 from harmony.bench.experiment.results import CellResult
 from harmony.bench.experiment.summary import best_rival, lines, metrics, places
@@ -192,6 +194,20 @@ def test_the_csv_holds_every_cell_and_field(result: ExperimentResult) -> None:
     assert rows[0]["method"] == first.method
     for name, value in first.evaluation["mean"][0].items():
         assert rows[0][name] == ("" if value is None else str(value))
+
+
+def test_a_legend_of_long_names_is_not_cut_off(result: ExperimentResult, tmp_path: Path) -> None:
+    """One narrow panel, three methods whose names side by side are wider than it."""
+    one = with_cells(result, lambda cell: cell if cell.family == "two widths" else None)
+    names = {method.name: f"{method.name}, with another part of it" for method in result.grid.methods}
+    methods = [method.model_copy(update={"name": names[method.name]}) for method in result.grid.methods]
+    grid = one.grid.model_copy(update={"methods": tuple(methods), "families": one.grid.families[:1]})
+    cells = tuple(cell.model_copy(update={"method": names[cell.method]}) for cell in one.cells)
+    save_plots(one.model_copy(update={"grid": grid, "cells": cells}), tmp_path, kinds=("png",))
+    for path in tmp_path.glob("*-rho.png"):
+        picture = image.imread(path)[..., :3]
+        assert picture[:, [0, -1]].min() == 1, "something is drawn over the edge"
+    assert any(tmp_path.glob("*-rho.png"))
 
 
 def test_a_report_has_every_plot_and_table(result: ExperimentResult, tmp_path: Path) -> None:
